@@ -1,0 +1,260 @@
+// Package tumble counts keyed events in tumbling windows of event time.
+package tumble
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// ErrDefinition is wrapped by a sink that holds counts under another
+// [Definition] than the one it was opened with. It is fatal: adding one
+// definition's counts to another's would make both wrong.
+var ErrDefinition = errors.New("definition differs from the stored one")
+
+// ErrConflict is wrapped by [Shard.Apply] when the stored checkpoint is not the
+// batch's From. Nothing was changed.
+var ErrConflict = errors.New("stored checkpoint is not the one the batch starts from")
+
+// ErrEnded is returned by [Partition.Fetch] when the partition will never hold
+// another event: its windows need not wait for it any more.
+var ErrEnded = errors.New("partition has ended")
+
+// ErrOffsetOutOfRange is wrapped by [Partition.Fetch] when events at the offset
+// that was asked for can no longer be fetched: Resume says where to go on.
+var ErrOffsetOutOfRange = errors.New("offset out of range")
+
+// An Event is one thing to count.
+type Event struct {
+	Key    string    // borrowed: valid until the next Fetch
+	Time   time.Time // event time: when it happened, as its producer says
+	Offset int64     // of its record; all events of one record share it and come in one Chunk
+}
+
+// A Chunk is what one Fetch brought.
+type Chunk struct {
+	Events []Event   // by ascending Offset; valid until the next Fetch
+	Next   int64     // the offset to fetch next: beyond every Offset, perhaps beyond records that are no events
+	End    int64     // end of the log (Kafka: high watermark); -1: unknown. Caught up: Next >= End
+	AsOf   time.Time // when the request that learned End was sent
+
+	// Records that gave no event. Each is reported once, however often it is read.
+	Rejected int64 // could not be understood
+	Skipped  int64 // hold nothing to count, such as a tombstone
+}
+
+// A Source is a set of partitions, each an ordered log of events that can be
+// fetched again from any offset that Resume allowed.
+type Source interface {
+	// Partitions returns every partition of the source, whoever reads it, by
+	// its ID, with the checkpoint at which counting begins. stored is what the
+	// sink knows. A start policy ("latest") applies only to a source of which
+	// nothing is stored; any other unknown partition begins at its earliest
+	// offset. It may be called again, to learn of partitions that are new.
+	Partitions(ctx context.Context, stored map[string]Checkpoint) (map[string]Checkpoint, error)
+
+	// Run calls consume, in a goroutine of its own, for each partition that is
+	// assigned to this process, and returns once every call has returned.
+	// consume's ctx ends when ctx does or when the partition must be given up;
+	// the source keeps the partition until consume, which flushes, has
+	// returned. The first error from consume ends the others and is returned;
+	// nil once ctx ended or all partitions are exhausted.
+	Run(ctx context.Context, consume func(context.Context, Partition) error) error
+}
+
+// A Partition is one log of a Source. It is used by one goroutine at a time.
+type Partition interface {
+	// ID names the partition, the same in every process: "clicks/3".
+	ID() string
+
+	// Resume says where to go on from a stored checkpoint: there, if the
+	// events from there on can still be fetched. If they cannot (retention
+	// deleted them, the topic was recreated or truncated, a channel's past is
+	// gone) it is the source's policy to return a later or a new checkpoint, or
+	// an error that stops the pipeline and names what is lost. A transient
+	// error wraps ErrUnavailable and is retried.
+	Resume(ctx context.Context, stored Checkpoint) (Checkpoint, error)
+
+	// Fetch waits until there is something at or after from, or ctx ends. It
+	// returns an empty Chunk with a new AsOf at least every 500 ms. Any from
+	// that Resume allowed may be asked for at any call, and asking again yields
+	// the same events. io.EOF: stop here, for this run. ErrEnded: there will
+	// never be more. ErrOffsetOutOfRange: Resume again. Any other error is
+	// transient and retried with back-off.
+	Fetch(ctx context.Context, from int64) (Chunk, error)
+}
+
+// ErrUnavailable is wrapped by [Partition.Resume] when it could not find out,
+// because a server did not answer, say: the pipeline asks again, with back-off.
+var ErrUnavailable = errors.New("temporarily unavailable")
+
+// A Committer is a Partition that wants to know how far its events are counted
+// for good, to forget them or to tell others.
+type Committer interface {
+	// Committed reports that every shard holds the counts of all events before
+	// offset. It may run beside Fetch, does not block, and offset never falls
+	// while a Partition is consumed.
+	Committed(offset int64)
+}
+
+// A Checkpoint says how far the counts of one partition reach in one shard.
+type Checkpoint struct {
+	Log       string    // incarnation of the log (Kafka: topic id; a channel: this run)
+	Origin    int64     // where counting began; never changes within a Log
+	Offset    int64     // the next to fetch
+	Watermark time.Time // events from Offset on are judged by at least this; zero: none yet, a case of its own
+	Ended     bool      // the source said that there will never be more
+}
+
+// Same reports whether c and d are the same checkpoint in every field; times
+// are compared as instants.
+func (c Checkpoint) Same(d Checkpoint) bool {
+	return c.Log == d.Log && c.Origin == d.Origin && c.Offset == d.Offset &&
+		c.Ended == d.Ended && c.Watermark.Equal(d.Watermark)
+}
+
+func (c Checkpoint) String() string {
+	w := "none"
+	if !c.Watermark.IsZero() {
+		w = c.Watermark.UTC().Format(time.RFC3339Nano)
+	}
+	ended := ""
+	if c.Ended {
+		ended = " ended"
+	}
+	return fmt.Sprintf("%d (log %s from %d, watermark %s%s)", c.Offset, c.Log, c.Origin, w, ended)
+}
+
+// A Delta is an increment: N more events of Key in the window that starts at
+// Window.
+type Delta struct {
+	Window time.Time
+	Key    string
+	N      int64 // > 0
+}
+
+// A Batch is what a shard applies as one step.
+type Batch struct {
+	Partition string
+
+	// Within a Log, To is not before From. Equal offsets carry a later
+	// Watermark (a promise) or Ended. Another Log is a rebase, without Deltas.
+	From, To Checkpoint
+
+	// At most one per window and key, in no order; any number of them, none
+	// included. The sink may read them until Apply returns.
+	Deltas []Delta
+}
+
+// A Definition is what the counts under one name mean. Counts of different
+// definitions must not be added up, so a sink stores it and refuses another.
+type Definition struct {
+	Window    Window
+	Grace     time.Duration // a window is final once the frontier is Grace past its end
+	Retention time.Duration // in event time, after Grace; 0: counts are kept for ever
+	DropLate  bool          // events of final windows are not counted
+}
+
+// A Sink stores counts together with the checkpoints they reach to.
+type Sink interface {
+	// Open checks def against what is stored under this sink's name (an error
+	// that wraps ErrDefinition is fatal), stores it if nothing is, and returns
+	// the shards. Key k belongs to shard Hash(k) % len(shards). Their number
+	// never changes for one name.
+	Open(ctx context.Context, def Definition) ([]Shard, error)
+}
+
+// A Shard holds a part of the counts and, for every partition, the checkpoint
+// that they reach to. It commits alone. It is safe for concurrent use.
+type Shard interface {
+	// Load stores, in one step, those of init that are missing, their Watermark
+	// raised to the shard's frontier (see [Definition.Frontier]) as it was
+	// before the call, and returns all checkpoints by partition. A stored
+	// checkpoint that has Ended under another Log than init's counts as
+	// missing. It also writes the definition where it is missing and wraps
+	// ErrDefinition where it differs.
+	Load(ctx context.Context, init map[string]Checkpoint) (map[string]Checkpoint, error)
+
+	// Apply adds b.Deltas to the counts and moves the partition's checkpoint
+	// from b.From to b.To, doing both or neither. If the stored checkpoint is
+	// not the Same as b.From, or none is stored, it changes nothing and wraps
+	// ErrConflict. After any other error the outcome is unknown, and the
+	// identical batch is sent again; ErrDefinition is fatal. It may forget
+	// windows that the shard's frontier has passed by Grace + Retention.
+	Apply(ctx context.Context, b Batch) error
+}
+
+// A Count is how many events of Key were counted in one window.
+type Count struct {
+	Key     string
+	Window  time.Time // its start
+	N       int64
+	Final   bool // no event that is yet to come is on time for it; with DropLate N never changes again
+	Expired bool // past retention: N may be gone; never Final
+}
+
+// A Page is a part of one window's counts.
+type Page struct {
+	Counts  []Count
+	Final   bool   // of the window in every shard
+	Expired bool   // past retention in some shard
+	Cursor  string // of the next page; "" on the last
+}
+
+// A Reader reads what a sink holds. It is safe for concurrent use. It reads
+// finality first, then counts, then whether the window is past retention, so
+// what it calls Final had all its counts when they were read, and what it does
+// not call Expired had not been deleted. Of a name under which nothing is
+// stored, Definition returns ErrNoDefinition.
+type Reader interface {
+	// Definition returns what the counts mean.
+	Definition(ctx context.Context) (Definition, error)
+
+	// Count returns the count of key in the window that holds at.
+	Count(ctx context.Context, key string, at time.Time) (Count, error)
+
+	// Range returns the counts of key, those above 0, in the windows whose
+	// start is in [from, to), ascending.
+	Range(ctx context.Context, key string, from, to time.Time) ([]Count, error)
+
+	// Top returns the n highest counts in the window that holds at, descending,
+	// equal ones by ascending Key. Its Cursor is "".
+	Top(ctx context.Context, at time.Time, n int) (Page, error)
+
+	// Scan returns about limit of the counts in the window that holds at, in no
+	// order, beginning at cursor, which is "" for the first page and then the
+	// Cursor of the page before. Over the pages of a window that does not
+	// change every key comes exactly once. An error wraps ErrCursor if cursor
+	// is not one that Scan returned.
+	Scan(ctx context.Context, at time.Time, cursor string, limit int) (Page, error)
+}
+
+// ErrNoDefinition is wrapped by a Reader when nothing was ever stored under its
+// name, or all of it was lost.
+var ErrNoDefinition = errors.New("nothing is stored under this name")
+
+// ErrCursor is wrapped by [Reader.Scan] for a cursor that it never returned.
+var ErrCursor = errors.New("not a cursor of this scan")
+
+// Hash maps a key to its shard: key k belongs to shard Hash(k) % shards. It is
+// the same in every version and process, so that a program in another language
+// can find a key: 64-bit FNV-1a over the key's bytes, mixed by the finalizer
+// of MurmurHash3 (fmix64), because the low bits of FNV-1a alone depend only on
+// the low bits of the bytes.
+//
+// See http://www.isthe.com/chongo/tech/comp/fnv and
+// https://github.com/aappleby/smhasher/blob/master/src/MurmurHash3.cpp.
+func Hash(key string) uint64 {
+	h := uint64(14695981039346656037)
+	for i := range len(key) {
+		h ^= uint64(key[i])
+		h *= 1099511628211
+	}
+	h ^= h >> 33
+	h *= 0xff51afd7ed558ccd
+	h ^= h >> 33
+	h *= 0xc4ceb9fe1a85ec53
+	h ^= h >> 33
+	return h
+}

@@ -1,0 +1,272 @@
+package tumble
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// A Calendar is a kind of window whose length the calendar of a time zone
+// decides.
+type Calendar int
+
+// Calendars. A week begins on Monday, as in ISO 8601.
+const (
+	NoCalendar Calendar = iota // windows of a fixed Size
+	Day
+	Week
+	Month
+)
+
+var calendars = [...]string{Day: "day", Week: "week", Month: "month"}
+
+// A Window says how event time is cut into tumbling windows: half-open
+// intervals [start, end) that neither overlap nor leave a gap. It is either of
+// a fixed Size, aligned to the Unix epoch as in Kafka Streams and Flink, or one
+// of a Calendar in a time zone, where a day may have 23 or 25 hours.
+//
+//	tumble.Window{Size: time.Minute}
+//	tumble.Window{Size: 7 * 24 * time.Hour, Offset: 4 * 24 * time.Hour} // from Mondays, UTC
+//	tumble.Window{Calendar: tumble.Day, Zone: berlin}
+type Window struct {
+	Size   time.Duration // at least 1 ms and at most 10 years, whole milliseconds; 0 with a Calendar
+	Offset time.Duration // shifts the starts of fixed windows from the epoch; in [0, Size), whole milliseconds
+
+	Calendar Calendar
+	Zone     *time.Location // of the Calendar, by its IANA name; nil: UTC
+}
+
+const (
+	maxSize = 10 * 366 * 24 * time.Hour
+	// Grace + Retention keep finality's arithmetic on nanoseconds within int64:
+	// event times end in 2200, int64 in 2262, windows last 10 years at most.
+	maxKeep = 50 * 365 * 24 * time.Hour
+)
+
+// Validate returns an error that names the field that makes w unusable.
+func (w Window) Validate() error {
+	switch {
+	case w.Calendar < NoCalendar || w.Calendar > Month:
+		return fmt.Errorf("Window.Calendar is %d, must be Day, Week, Month or NoCalendar", w.Calendar)
+	case w.Calendar != NoCalendar && (w.Size != 0 || w.Offset != 0):
+		return errors.New("Window.Size and Window.Offset do not go with a Window.Calendar")
+	case w.Calendar != NoCalendar:
+		// Another process finds the zone by its name alone.
+		if name := w.zone().String(); name == "Local" {
+			return errors.New("Window.Zone is Local, which differs between machines: use time.LoadLocation with an IANA name")
+		} else if _, err := time.LoadLocation(name); err != nil || strings.ContainsAny(name, " \t\n") {
+			return fmt.Errorf("Window.Zone is %q, must be an IANA name that this machine knows", name)
+		}
+		return nil
+	case w.Zone != nil:
+		return errors.New("Window.Zone goes with a Window.Calendar only")
+	case w.Size <= 0:
+		return fmt.Errorf("Window.Size is %v, must be positive", w.Size)
+	case w.Size%time.Millisecond != 0 || w.Size > maxSize:
+		return fmt.Errorf("Window.Size is %v, must be whole milliseconds and at most 10 years", w.Size)
+	case w.Offset < 0 || w.Offset >= w.Size || w.Offset%time.Millisecond != 0:
+		return fmt.Errorf("Window.Offset is %v, must be whole milliseconds in [0, Size)", w.Offset)
+	}
+	return nil
+}
+
+func (w Window) zone() *time.Location {
+	if w.Zone == nil {
+		return time.UTC
+	}
+	return w.Zone
+}
+
+// String returns the form that sinks store and ParseWindow reads: "1m0s",
+// "1h0m0s+15m0s", "day Europe/Berlin".
+func (w Window) String() string {
+	switch {
+	case w.Calendar > NoCalendar && w.Calendar <= Month:
+		return calendars[w.Calendar] + " " + w.zone().String()
+	case w.Offset != 0:
+		return w.Size.String() + "+" + w.Offset.String()
+	}
+	return w.Size.String()
+}
+
+// ParseWindow reads what String writes, and the shorter forms of
+// time.ParseDuration ("1m") with it. The zone of a calendar may be left out:
+// "day" is a day in UTC.
+func ParseWindow(s string) (Window, error) {
+	bad := func(why error) (Window, error) {
+		return Window{}, fmt.Errorf("window %q: %w (want \"1m\", \"1h+15m\", or \"day\", \"week\", \"month\" and a zone: \"day Europe/Berlin\")", s, why)
+	}
+	var w Window
+	var err error
+	word, rest, _ := strings.Cut(s, " ")
+	for c := Day; c <= Month; c++ {
+		if word != calendars[c] {
+			continue
+		}
+		w.Calendar = c
+		if rest != "" && rest != "UTC" {
+			if w.Zone, err = time.LoadLocation(rest); err != nil {
+				return bad(err)
+			}
+		}
+		if err := w.Validate(); err != nil {
+			return bad(err)
+		}
+		return w, nil
+	}
+	size, offset, shifted := strings.Cut(s, "+")
+	if w.Size, err = time.ParseDuration(size); err != nil {
+		return bad(err)
+	}
+	if shifted {
+		if w.Offset, err = time.ParseDuration(offset); err != nil {
+			return bad(err)
+		}
+	}
+	if err := w.Validate(); err != nil {
+		return bad(err)
+	}
+	return w, nil
+}
+
+// Bounds returns the window that holds t: start <= t < end. t must be in
+// [1700, 2200) for fixed windows.
+func (w Window) Bounds(t time.Time) (start, end time.Time) {
+	if w.Calendar == NoCalendar {
+		// Not t.Truncate, which aligns to year 1: weekly windows would differ.
+		ns, size := t.UnixNano()-int64(w.Offset), int64(w.Size)
+		floor := ns - ns%size
+		if ns%size < 0 {
+			floor -= size
+		}
+		floor += int64(w.Offset)
+		return time.Unix(0, floor).UTC(), time.Unix(0, floor+size).UTC()
+	}
+	zone := w.zone()
+	y, m, d := t.In(zone).Date()
+	switch w.Calendar {
+	case Week:
+		monday := time.Date(y, m, d, 0, 0, 0, 0, time.UTC)
+		d -= (int(monday.Weekday()) + 6) % 7
+	case Month:
+		d = 1
+	}
+	next := func() {
+		switch w.Calendar {
+		case Day:
+			d++
+		case Week:
+			d += 7
+		case Month:
+			m++
+		}
+	}
+	start = dayStart(y, m, d, zone)
+	for next(); ; next() {
+		end = dayStart(y, m, d, zone)
+		if t.Before(end) {
+			return start, end
+		}
+		// The clock went back over midnight: t's local date comes a second
+		// time, after the next one has begun.
+		start = end
+	}
+}
+
+// dayStart returns the first instant whose local date is y-m-d or later. It is
+// not time.Date's midnight, which need not exist, or may exist twice.
+func dayStart(y int, m time.Month, d int, zone *time.Location) time.Time {
+	midnight := time.Date(y, m, d, 0, 0, 0, 0, time.UTC)
+	// No zone is further than a day and a bit from UTC, so the date is still
+	// an earlier one here.
+	from := midnight.Add(-48 * time.Hour).In(zone)
+	for {
+		_, offset := from.Zone()
+		_, until := from.ZoneBounds()
+		at := midnight.Add(-time.Duration(offset) * time.Second)
+		if at.Before(from) {
+			at = from
+		}
+		if until.IsZero() || at.Before(until) {
+			return at.UTC()
+		}
+		from = until
+	}
+}
+
+// Validate returns an error that names the field that makes d unusable.
+func (d Definition) Validate() error {
+	if err := d.Window.Validate(); err != nil {
+		return err
+	}
+	if d.Grace < 0 || d.Grace > maxKeep || d.Grace%time.Millisecond != 0 {
+		return fmt.Errorf("Grace is %v, must be whole milliseconds from 0 to 50 years", d.Grace)
+	}
+	if d.Retention < 0 || d.Retention > maxKeep-d.Grace || d.Retention%time.Millisecond != 0 {
+		return fmt.Errorf("Retention is %v, must be whole milliseconds from 0 (for ever), with Grace at most 50 years", d.Retention)
+	}
+	return nil
+}
+
+// Same reports whether d and e mean the same counts.
+func (d Definition) Same(e Definition) bool { return d.String() == e.String() }
+
+// String returns a line that names every part; equal ones mean the same.
+func (d Definition) String() string {
+	return fmt.Sprintf("window %v, grace %v, retention %v, drop late %v", d.Window, d.Grace, d.Retention, d.DropLate)
+}
+
+// Frontier returns the frontier of a shard that holds these checkpoints: the
+// smallest watermark of its partitions that have not Ended, none (the zero
+// time) if one of them has none. If all have ended it is EndMark of the largest
+// watermark. Of no checkpoints there is none.
+//
+// It serves finality, retention and the start of a partition that joins.
+func (d Definition) Frontier(checkpoints map[string]Checkpoint) time.Time {
+	var low, high time.Time
+	live := false
+	for _, c := range checkpoints {
+		if c.Ended {
+			if high.IsZero() || c.Watermark.After(high) {
+				high = c.Watermark
+			}
+			continue
+		}
+		if c.Watermark.IsZero() {
+			return time.Time{}
+		}
+		if !live || c.Watermark.Before(low) {
+			low = c.Watermark
+		}
+		live = true
+	}
+	if live {
+		return low
+	}
+	return d.EndMark(high)
+}
+
+// EndMark returns the end plus Grace of the window that holds watermark: the
+// frontier of a shard whose partitions have all ended with watermark as their
+// largest. It is none (the zero time) for none.
+func (d Definition) EndMark(watermark time.Time) time.Time {
+	if watermark.IsZero() {
+		return time.Time{}
+	}
+	_, end := d.Window.Bounds(watermark)
+	return end.Add(d.Grace)
+}
+
+// Finality says what a frontier means for the window that ends at end: it is
+// final once the frontier is Grace past it, and expired, then no longer final,
+// once it is Grace + Retention past it.
+func (d Definition) Finality(frontier, end time.Time) (final, expired bool) {
+	if frontier.IsZero() || frontier.Before(end.Add(d.Grace)) {
+		return false, false
+	}
+	if d.Retention > 0 && !frontier.Before(end.Add(d.Grace+d.Retention)) {
+		return false, true
+	}
+	return true, false
+}
