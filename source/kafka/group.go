@@ -1,0 +1,532 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	kafkago "github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/protocol"
+)
+
+// groupConfig says which group to be a member of. Zero durations mean the
+// default; transport, addr, id, topic and partitions are required.
+type groupConfig struct {
+	transport  kafkago.RoundTripper
+	addr       net.Addr // of the cluster
+	id         string   // of the group
+	instanceID string   // static membership; "": dynamic
+	topic      string   // the one to read
+	clientID   string   // what the brokers show of this process
+
+	session   time.Duration // silence after which the coordinator gives our partitions away; 45 s
+	rebalance time.Duration // time that members have to drain and join again; 60 s
+	heartbeat time.Duration // also how late a rebalance is noticed; 1 s, at most a third of session
+	growth    time.Duration // between two looks at the number of partitions; 5 s
+
+	// partitions returns how many the topic has now, from 0 on.
+	partitions func(ctx context.Context) (int, error)
+	logger     *slog.Logger // slog.Default()
+}
+
+// An assignment is a member's share of the topic in one generation of the group.
+type assignment struct {
+	memberID   string
+	generation int32
+	partitions []int32 // ascending; none if the group has more members than partitions
+}
+
+// A group is this process's membership of a consumer group: the classic
+// protocol, eager, so a member gives up all its partitions before it joins the
+// next generation. Each generation costs a flush and no more, because positions
+// and counts are in the sink, which also refuses what a member writes that does
+// not know yet that it was removed: no count depends on the group.
+type group struct {
+	cfg  groupConfig
+	log  *slog.Logger
+	node atomic.Int32 // the coordinator, anyBroker: to be looked up
+
+	memberID string // "" until the coordinator gave one; run's goroutine alone
+}
+
+func newGroup(cfg groupConfig) *group {
+	defaults := func(d *time.Duration, v time.Duration) {
+		if *d == 0 {
+			*d = v
+		}
+	}
+	defaults(&cfg.session, 45*time.Second)
+	defaults(&cfg.rebalance, 60*time.Second)
+	defaults(&cfg.heartbeat, min(time.Second, cfg.session/3))
+	defaults(&cfg.growth, 5*time.Second)
+	if cfg.logger == nil {
+		cfg.logger = slog.Default()
+	}
+	g := &group{cfg: cfg, log: cfg.logger.With("group", cfg.id, "topic", cfg.topic)}
+	g.node.Store(anyBroker)
+	return g
+}
+
+// Why serve's ctx ended; errors of the coordinator's come beside these.
+var (
+	errGrown       = errors.New("the number of partitions changed")
+	errSessionOver = errors.New("the coordinator did not answer for a session timeout")
+	errServed      = errors.New("serve returned")
+)
+
+// run is a member of the group until ctx ends, serve returns on its own, or the
+// group is closed to this process; it is called once. For each generation it
+// calls serve in a goroutine of its own, also with no partitions at all: serve
+// must then wait for its ctx, unless it wants to be done.
+//
+// serve's ctx ends when ctx does, when a rebalance begins, or when the
+// coordinator has removed this member or must have. Heartbeats go on until serve
+// has returned, so that the next owner does not begin before: up to the rebalance
+// timeout, after which the coordinator removes a member that still drains.
+//
+// If serve returns before its ctx has ended, or with an error, run leaves the
+// group and returns that error. A context's error after its ctx has ended is
+// none. Otherwise run returns nil once ctx ended, and an error that names the
+// group if joining it again can only fail again; what may pass is logged and
+// tried again. A static member does not leave: its partitions wait for it for the
+// session timeout.
+func (g *group) run(ctx context.Context, serve func(ctx context.Context, a assignment) error) error {
+	defer g.leave(ctx)
+	for {
+		a, err := g.join(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return g.explain(err)
+		}
+		g.log.Info("joined", "generation", a.generation, "member", a.memberID, "leader", a.leads, "partitions", a.partitions)
+		done, err := g.generation(ctx, a, serve)
+		if done || err != nil {
+			return err
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+	}
+}
+
+// generation serves one generation; done: it was the last.
+func (g *group) generation(ctx context.Context, a joined, serve func(ctx context.Context, a assignment) error) (done bool, err error) {
+	serving, end := context.WithCancelCause(ctx)
+	beating, served := context.WithCancel(context.WithoutCancel(ctx))
+	var (
+		wg  sync.WaitGroup
+		own bool // serve returned before its ctx ended
+	)
+	wg.Go(func() {
+		defer served()
+		err = serve(serving, a.assignment)
+		own = serving.Err() == nil
+		end(errServed)
+	})
+	wg.Go(func() { g.watch(serving, a, end) })
+	closed := g.beat(beating, a, end)
+	wg.Wait()
+
+	if err != nil && (own || !isContext(err)) {
+		return true, err
+	}
+	if own {
+		return true, nil
+	}
+	if ctx.Err() == nil {
+		g.log.Info("gave up partitions", "generation", a.generation, "why", context.Cause(serving))
+		if closed != nil {
+			return true, g.explain(closed)
+		}
+	}
+	return false, nil
+}
+
+// joined is what a round of joining brought.
+type joined struct {
+	assignment
+	leads  bool
+	counts map[string]int // partitions of the topics to watch, as the leader found them; empty: it did not say
+	at     time.Time      // of the last request that proved membership
+}
+
+// join takes part in a rebalance, as often as it takes.
+func (g *group) join(ctx context.Context) (joined, error) {
+	var retry groupBackoff
+	for {
+		stranger := g.memberID == ""
+		a, err := g.tryJoin(ctx)
+		switch {
+		case err == nil || ctx.Err() != nil || closesGroup(err):
+			return a, err
+		case errors.Is(err, kafkago.MemberIDRequired) && stranger:
+			continue // with the id that came with it
+		case errors.Is(err, kafkago.UnknownMemberId):
+			g.memberID = ""
+		case errors.Is(err, kafkago.RebalanceInProgress), errors.Is(err, kafkago.IllegalGeneration):
+		default:
+			g.log.Warn("cannot join yet", "error", err)
+		}
+		if !retry.wait(ctx) {
+			return a, ctx.Err()
+		}
+	}
+}
+
+func (g *group) tryJoin(ctx context.Context) (joined, error) {
+	// Before the request, and afresh: the other members wait for our answer
+	// from then on.
+	look, cancel := context.WithTimeout(ctx, g.callTimeout())
+	own, err := g.cfg.partitions(look)
+	cancel()
+	if err != nil {
+		return joined{}, fmt.Errorf("partitions of %s: %w", g.cfg.topic, err)
+	}
+
+	r, err := g.joinGroup(ctx, subscription(g.cfg.topic, own))
+	if r.memberID != "" {
+		g.memberID = r.memberID
+	}
+	if err != nil {
+		return joined{}, err
+	}
+	a := joined{
+		assignment: assignment{memberID: r.memberID, generation: r.generation},
+		leads:      r.leader == r.memberID,
+	}
+
+	var plan []memberAssignment
+	if a.leads {
+		if plan, a.counts, err = g.lead(ctx, r, own); err != nil {
+			return joined{}, err
+		}
+	}
+	a.at = time.Now()
+	mine, err := g.syncGroup(ctx, a.assignment, plan)
+	if err != nil {
+		return joined{}, err
+	}
+	var count int
+	if a.partitions, count, err = parseAssignment(mine, g.cfg.topic); err != nil {
+		return joined{}, err
+	}
+	if !a.leads && count >= 0 {
+		a.counts = map[string]int{g.cfg.topic: count}
+	}
+	return a, nil
+}
+
+// lead shares out the partitions of all topics that members of the group want,
+// which may be others than ours if they are other programs.
+func (g *group) lead(ctx context.Context, r joinAnswer, own int) ([]memberAssignment, map[string]int, error) {
+	members := make([]groupMember, 0, len(r.members))
+	var topics []string
+	for _, jm := range r.members {
+		m, err := parseMember(jm.id, jm.instance, jm.subscription)
+		if err != nil {
+			// It gets nothing, rather than nobody anything.
+			g.log.Warn("a member cannot be understood", "error", err)
+			m.topics = nil
+		}
+		members = append(members, m)
+		topics = append(topics, m.topics...)
+	}
+	// Again: the others may have let us wait for up to the rebalance timeout.
+	look, cancel := context.WithTimeout(ctx, g.callTimeout())
+	defer cancel()
+	if n, err := g.cfg.partitions(look); err == nil {
+		own = n
+	}
+	counts, err := g.countAll(look, topics, own)
+	if err != nil {
+		return nil, nil, err
+	}
+	plan, err := assignPartitions(r.protocol, members, counts)
+	if err != nil {
+		return nil, nil, err
+	}
+	answer := make([]memberAssignment, 0, len(members))
+	for _, m := range members {
+		note := -1
+		if m.noted {
+			note = counts[g.cfg.topic]
+		}
+		answer = append(answer, memberAssignment{m.id, appendAssignment(nil, plan[m.id], note)})
+	}
+	return answer, counts, nil
+}
+
+// countAll returns how many partitions each of the topics has; one that does not
+// exist has none. own is the count of ours.
+func (g *group) countAll(ctx context.Context, topics []string, own int) (map[string]int, error) {
+	counts := map[string]int{g.cfg.topic: own}
+	var others []string
+	for _, t := range topics {
+		if _, known := counts[t]; !known {
+			counts[t] = 0
+			others = append(others, t)
+		}
+	}
+	if len(others) == 0 {
+		return counts, nil
+	}
+	found, err := g.metadata(ctx, others)
+	if err != nil {
+		return nil, err
+	}
+	for t, n := range found {
+		counts[t] = n
+	}
+	return counts, nil
+}
+
+// beat keeps the membership alive until ctx ends, which is when serve has
+// returned, and ends serve when the partitions must be given up. It returns the
+// error that closes the group to us, if one does.
+func (g *group) beat(ctx context.Context, a joined, end context.CancelCauseFunc) error {
+	var (
+		retry groupBackoff
+		alive = a.at // when the last request was sent that proved membership
+		next  = time.NewTimer(g.cfg.heartbeat)
+	)
+	defer next.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-next.C:
+		}
+		sent := time.Now()
+		err := g.heartbeat(ctx, a.assignment, alive.Add(g.cfg.session))
+		wait := g.cfg.heartbeat
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err == nil:
+			alive, retry = sent, groupBackoff{}
+		case errors.Is(err, kafkago.RebalanceInProgress):
+			// The others wait for us to join. Until then this is as good as
+			// an answer without an error.
+			alive, retry = sent, groupBackoff{}
+			end(err)
+		case errors.Is(err, kafkago.UnknownMemberId):
+			g.memberID = ""
+			end(err)
+			return nil
+		case errors.Is(err, kafkago.IllegalGeneration):
+			end(err)
+			return nil
+		case closesGroup(err):
+			end(err)
+			return err
+		default:
+			// The coordinator moves or restarts. What it does not know of it
+			// does not give away, so go on as long as we may be a member.
+			if retry.tries == 0 {
+				g.log.Warn("heartbeat failed", "generation", a.generation, "error", err)
+			}
+			if time.Since(alive) >= g.cfg.session {
+				end(errSessionOver)
+			}
+			wait = min(wait, retry.next())
+		}
+		next.Reset(wait)
+	}
+}
+
+// watch ends serve when the topic has another number of partitions than this
+// generation shares out, so that the member joins again. The leader does so at
+// once. The others give it time; they watch at all because the broker does not
+// tell a static leader that restarts that it is one.
+func (g *group) watch(ctx context.Context, a joined, end context.CancelCauseFunc) {
+	if len(a.counts) == 0 {
+		return // the leader is another client, which watches itself
+	}
+	topics := make([]string, 0, len(a.counts))
+	for t := range a.counts {
+		topics = append(topics, t)
+	}
+	patience := 3
+	if a.leads {
+		patience = 1
+	}
+	look := time.NewTicker(g.cfg.growth)
+	defer look.Stop()
+	for seen := 0; seen < patience; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-look.C:
+		}
+		if changed, err := g.changed(ctx, topics, a.counts); err != nil {
+			g.log.Debug("cannot count partitions", "error", err)
+		} else if changed {
+			seen++
+		} else {
+			seen = 0
+		}
+	}
+	end(errGrown)
+}
+
+func (g *group) changed(ctx context.Context, topics []string, counts map[string]int) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, g.callTimeout())
+	defer cancel()
+	own, err := g.cfg.partitions(ctx)
+	if err != nil {
+		return false, err
+	}
+	now, err := g.countAll(ctx, topics, own)
+	if err != nil {
+		return false, err
+	}
+	for t, n := range now {
+		if counts[t] != n {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// leave tells the coordinator that a dynamic member is gone, so that the others
+// need not wait for its session to end. It is best effort, and brief.
+func (g *group) leave(ctx context.Context) {
+	if g.memberID == "" || g.cfg.instanceID != "" {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	if err := g.leaveGroup(ctx, g.memberID); err != nil && !errors.Is(err, kafkago.UnknownMemberId) {
+		g.log.Warn("cannot leave", "member", g.memberID, "error", err)
+	}
+	g.memberID = ""
+}
+
+// commit shows offsets, the next to read, to the tools of the ecosystem; nothing
+// here reads them. It may be called from any goroutine while serve runs, also
+// while it drains, and returns once the coordinator has answered or ctx ended. It
+// fails when the generation is over.
+func (g *group) commit(ctx context.Context, a assignment, offsets map[int32]int64) error {
+	if len(offsets) == 0 {
+		return nil
+	}
+	if err := g.offsetCommit(ctx, a, offsets); err != nil {
+		return fmt.Errorf("kafka: group %s: commit offsets: %w", g.cfg.id, err)
+	}
+	return nil
+}
+
+// ask sends a request to the coordinator, which it looks up when it has to. The
+// transport notices only by using it that a connection has died, so an error of
+// the connection's is tried again at once: every request here may be repeated.
+func (g *group) ask(ctx context.Context, key protocol.ApiKey, version int16, body []byte) (*groupAnswer, error) {
+	for try := 1; ; try++ {
+		r, err := g.askOnce(ctx, key, version, body)
+		var code kafkago.Error
+		if err == nil || ctx.Err() != nil || try == 3 || errors.As(err, &code) || errors.Is(err, errOldBroker) {
+			return r, err
+		}
+	}
+}
+
+func (g *group) askOnce(ctx context.Context, key protocol.ApiKey, version int16, body []byte) (*groupAnswer, error) {
+	node := g.node.Load()
+	if node == anyBroker {
+		var err error
+		if node, err = g.findCoordinator(ctx); err != nil {
+			return nil, fmt.Errorf("find coordinator: %w", err)
+		}
+		g.node.Store(node)
+	}
+	r, err := groupExchange(ctx, &g.cfg, node, key, version, body)
+	if err != nil && !errors.Is(err, context.Canceled) {
+		g.node.CompareAndSwap(node, anyBroker)
+	}
+	return r, err
+}
+
+// check turns the code of a coordinator's answer into an error.
+func (g *group) check(code int16) error {
+	err := kafkago.Error(code)
+	switch err {
+	case 0:
+		return nil
+	case kafkago.NotCoordinatorForGroup, kafkago.GroupCoordinatorNotAvailable:
+		g.node.Store(anyBroker)
+	}
+	return err
+}
+
+// callTimeout bounds a request that the coordinator answers at once, so that a
+// session outlives two that hang.
+func (g *group) callTimeout() time.Duration { return min(g.cfg.session/3, 10*time.Second) }
+
+// closesGroup reports whether err will come again however often this member tries:
+// only what a person changes, here or at the brokers, can help. Everything else
+// may pass: lost connections, elections, restarts, even a refused login while a
+// broker has yet to learn its users.
+func closesGroup(err error) bool {
+	if errors.Is(err, errOldBroker) {
+		return true
+	}
+	var code kafkago.Error
+	if !errors.As(err, &code) {
+		return false
+	}
+	switch code {
+	case kafkago.FencedInstanceID, kafkago.InconsistentGroupProtocol, kafkago.InvalidGroupId,
+		kafkago.InvalidSessionTimeout, kafkago.GroupAuthorizationFailed, kafkago.TopicAuthorizationFailed,
+		kafkago.ClusterAuthorizationFailed, kafkago.GroupMaxSizeReached, kafkago.UnsupportedVersion, kafkago.InvalidRequest:
+		return true
+	}
+	return false
+}
+
+// explain names the group in a fatal error, and what to do where that is known.
+func (g *group) explain(err error) error {
+	hint := ""
+	switch {
+	case errors.Is(err, kafkago.FencedInstanceID):
+		hint = fmt.Sprintf(" (another process joined with the instance id %q, which must be unique)", g.cfg.instanceID)
+	case errors.Is(err, kafkago.InconsistentGroupProtocol):
+		hint = " (its members share no protocol with this one, which offers range and roundrobin, or it is no consumer group of the classic kind)"
+	case errors.Is(err, kafkago.InvalidSessionTimeout):
+		hint = fmt.Sprintf(" (%v is not between the brokers' group.min.session.timeout.ms and group.max.session.timeout.ms)", g.cfg.session)
+	case errors.Is(err, kafkago.GroupMaxSizeReached):
+		hint = " (the brokers' group.max.size)"
+	}
+	return fmt.Errorf("kafka: group %s: %w%s", g.cfg.id, err, hint)
+}
+
+func isContext(err error) bool {
+	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
+}
+
+// groupBackoff doubles from 50 ms to 1 s, give or take a quarter.
+type groupBackoff struct{ tries int }
+
+func (b *groupBackoff) next() time.Duration {
+	d := min(50*time.Millisecond<<min(b.tries, 10), time.Second)
+	b.tries++
+	return d*3/4 + rand.N(d/2)
+}
+
+// wait reports whether ctx is still alive after the next pause.
+func (b *groupBackoff) wait(ctx context.Context) bool {
+	t := time.NewTimer(b.next())
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
