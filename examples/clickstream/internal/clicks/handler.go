@@ -1,0 +1,401 @@
+// Package clicks is the HTTP API over the counts of clicks: who clicked how
+// often in which minute, and whether that is final. It reads through a
+// [tumble.Reader] and does not know the store.
+package clicks
+
+import (
+	"bytes"
+	"context"
+	_ "embed"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/tumblestream/tumble"
+	"github.com/tumblestream/tumble/examples/clickstream/internal/program"
+)
+
+const (
+	maxTop   = 10_000 // users in one answer of top
+	maxLimit = 10_000 // users asked for in one page
+	// Windows in one range, each of which is a look-up in the store: minutes of
+	// a month, and more.
+	maxWindows = 50_000
+	// An answer that takes longer has found a store that hangs.
+	storeTimeout = 5 * time.Second
+)
+
+//go:embed openapi.json
+var openAPI []byte
+
+// Config says what the API serves.
+type Config struct {
+	// Counts are what it reads. Required.
+	Counts tumble.Reader
+	// Metrics, if set, are served at /metrics after those of the API itself.
+	Metrics func() []program.Metric
+}
+
+// New returns the API. It is safe for concurrent use.
+func New(cfg Config) http.Handler { return &api{cfg: cfg} }
+
+type api struct {
+	cfg  Config
+	seen traffic
+}
+
+// endpoint is one route of the API. vars are the variable parts of its path.
+type endpoint struct {
+	pattern string
+	answer  func(a *api, w http.ResponseWriter, r *http.Request, vars []string) error
+}
+
+// endpoints are matched part by part; a part in braces matches anything, also
+// nothing.
+var endpoints = []endpoint{
+	{"/clicks/{user_id}/{minute}", (*api).count},
+	{"/clicks/{user_id}", (*api).history},
+	{"/minutes/{minute}/top", (*api).top},
+	{"/minutes/{minute}/users", (*api).users},
+	{"/healthz", (*api).health},
+	{"/metrics", (*api).metrics},
+	{"/openapi.json", (*api).description},
+}
+
+func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	began := time.Now()
+	answer := &recorder{ResponseWriter: w, code: http.StatusOK}
+	pattern := a.serve(answer, r)
+	a.seen.add(pattern, answer.code, time.Since(began))
+}
+
+// serve answers r and returns the pattern of its endpoint, "" if it has none.
+func (a *api) serve(w http.ResponseWriter, r *http.Request) string {
+	found, vars := match(r.URL)
+	if found == nil {
+		writeError(w, http.StatusNotFound, fmt.Errorf("no such resource: %s", r.URL.Path))
+		return ""
+	}
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		w.Header().Set("Allow", "GET, HEAD")
+		writeError(w, http.StatusMethodNotAllowed, fmt.Errorf("method %s is not allowed here", r.Method))
+		return found.pattern
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), storeTimeout)
+	defer cancel()
+	if err := found.answer(a, w, r.WithContext(ctx), vars); err != nil {
+		code := http.StatusServiceUnavailable // the store, unless the request was bad
+		if errors.As(err, new(badRequest)) || errors.Is(err, tumble.ErrCursor) {
+			code = http.StatusBadRequest
+		}
+		writeError(w, code, err)
+	}
+	return found.pattern
+}
+
+// match finds u's endpoint. It is not http.ServeMux, which redirects paths it
+// does not find clean, such as that of the empty user, and answers in text.
+func match(u *url.URL) (*endpoint, []string) {
+	path := strings.Split(u.EscapedPath(), "/")
+next:
+	for i := range endpoints {
+		want := strings.Split(endpoints[i].pattern, "/")
+		if len(want) != len(path) {
+			continue
+		}
+		var vars []string
+		for j, part := range path {
+			if !strings.HasPrefix(want[j], "{") {
+				if part != want[j] {
+					continue next
+				}
+				continue
+			}
+			text, err := url.PathUnescape(part)
+			if err != nil {
+				continue next // cannot be: the server has parsed the URL
+			}
+			vars = append(vars, text)
+		}
+		return &endpoints[i], vars
+	}
+	return nil, nil
+}
+
+type countAnswer struct {
+	UserID string `json:"user_id"`
+	Minute string `json:"minute"`
+	Clicks int64  `json:"clicks"`
+	Final  bool   `json:"final"`
+}
+
+// count answers how often a user clicked in a window.
+func (a *api) count(w http.ResponseWriter, r *http.Request, vars []string) error {
+	at, err := parseMinute("minute", vars[1])
+	if err != nil {
+		return err
+	}
+	answer := countAnswer{UserID: vars[0]}
+	switch c, err := a.cfg.Counts.Count(r.Context(), vars[0], at); {
+	case errors.Is(err, tumble.ErrNoDefinition):
+		answer.Minute = formatMinute(windowStart(unknownWindow, at))
+	case err != nil:
+		return err
+	default:
+		answer.Minute, answer.Clicks, answer.Final = formatMinute(c.Window), c.N, c.Final
+	}
+	return writeJSON(w, answer)
+}
+
+type historyAnswer struct {
+	UserID string        `json:"user_id"`
+	Clicks []minuteCount `json:"clicks"`
+}
+
+type minuteCount struct {
+	Minute string `json:"minute"`
+	Clicks int64  `json:"clicks"`
+	Final  bool   `json:"final"`
+}
+
+// history answers in which windows of a span a user clicked, and how often.
+func (a *api) history(w http.ResponseWriter, r *http.Request, vars []string) error {
+	query, err := parseQuery(r)
+	if err != nil {
+		return err
+	}
+	from, err := parseMinute("from", query.Get("from"))
+	if err != nil {
+		return err
+	}
+	to, err := parseMinute("to", query.Get("to"))
+	if err != nil {
+		return err
+	}
+	answer := historyAnswer{UserID: vars[0], Clicks: []minuteCount{}}
+	window, err := a.window(r.Context())
+	if err != nil {
+		return err
+	}
+	if n := windowsBetween(window, from, to); n > maxWindows {
+		return badRequest{fmt.Errorf("from and to are %d windows apart, at most %d can be asked for at once", n, maxWindows)}
+	}
+	counts, err := a.cfg.Counts.Range(r.Context(), vars[0], from, to)
+	if err != nil && !errors.Is(err, tumble.ErrNoDefinition) {
+		return err
+	}
+	for _, c := range counts {
+		answer.Clicks = append(answer.Clicks, minuteCount{formatMinute(c.Window), c.N, c.Final})
+	}
+	return writeJSON(w, answer)
+}
+
+type topAnswer struct {
+	Minute string      `json:"minute"`
+	Final  bool        `json:"final"`
+	Top    []userCount `json:"top"`
+}
+
+type userCount struct {
+	UserID string `json:"user_id"`
+	Clicks int64  `json:"clicks"`
+}
+
+// top answers who clicked most in a window.
+func (a *api) top(w http.ResponseWriter, r *http.Request, vars []string) error {
+	at, n, _, err := parsePage(r, vars[0], "n", 10, maxTop)
+	if err != nil {
+		return err
+	}
+	window, err := a.window(r.Context())
+	if err != nil {
+		return err
+	}
+	page, err := a.cfg.Counts.Top(r.Context(), at, n)
+	if err != nil && !errors.Is(err, tumble.ErrNoDefinition) {
+		return err
+	}
+	return writeJSON(w, topAnswer{formatMinute(windowStart(window, at)), page.Final, userCounts(page)})
+}
+
+type usersAnswer struct {
+	Minute string      `json:"minute"`
+	Users  []userCount `json:"users"`
+	Cursor string      `json:"cursor"`
+}
+
+// users answers, page by page, everyone who clicked in a window.
+func (a *api) users(w http.ResponseWriter, r *http.Request, vars []string) error {
+	at, limit, cursor, err := parsePage(r, vars[0], "limit", 1000, maxLimit)
+	if err != nil {
+		return err
+	}
+	window, err := a.window(r.Context())
+	if err != nil {
+		return err
+	}
+	page, err := a.cfg.Counts.Scan(r.Context(), at, cursor, limit)
+	if err != nil && !errors.Is(err, tumble.ErrNoDefinition) {
+		return err
+	}
+	return writeJSON(w, usersAnswer{formatMinute(windowStart(window, at)), userCounts(page), page.Cursor})
+}
+
+func userCounts(p tumble.Page) []userCount {
+	users := make([]userCount, len(p.Counts))
+	for i, c := range p.Counts {
+		users[i] = userCount{c.Key, c.N}
+	}
+	return users
+}
+
+// health answers whether the store can be read.
+func (a *api) health(w http.ResponseWriter, r *http.Request, _ []string) error {
+	if _, err := a.window(r.Context()); err != nil {
+		return err
+	}
+	return writeJSON(w, map[string]string{"status": "ok"})
+}
+
+func (a *api) metrics(w http.ResponseWriter, _ *http.Request, _ []string) error {
+	metrics := a.seen.metrics()
+	if a.cfg.Metrics != nil {
+		metrics = append(metrics, a.cfg.Metrics()...)
+	}
+	program.ServeMetrics(w, metrics)
+	return nil
+}
+
+func (a *api) description(w http.ResponseWriter, _ *http.Request, _ []string) error {
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write(openAPI) // the client has gone, or it has its answer
+	return nil
+}
+
+// unknownWindow is that of counts of which nothing is stored: they are zeros,
+// by the minute.
+var unknownWindow = tumble.Window{Size: time.Minute}
+
+// window returns the window of what is counted.
+func (a *api) window(ctx context.Context) (tumble.Window, error) {
+	def, err := a.cfg.Counts.Definition(ctx)
+	if errors.Is(err, tumble.ErrNoDefinition) {
+		return unknownWindow, nil
+	}
+	return def.Window, err
+}
+
+func windowStart(w tumble.Window, at time.Time) time.Time {
+	start, _ := w.Bounds(at)
+	return start
+}
+
+// windowsBetween returns how many windows start in [from, to), or a few more.
+func windowsBetween(w tumble.Window, from, to time.Time) int64 {
+	if !from.Before(to) {
+		return 0
+	}
+	size := w.Size
+	if size == 0 {
+		size = 23 * time.Hour // of a calendar the shortest day
+	}
+	// Sub stops at 292 years, where windows are either few or far too many.
+	return int64(to.Sub(from)/size) + 1
+}
+
+// A badRequest is an error of the client's.
+type badRequest struct{ error }
+
+func parseQuery(r *http.Request) (url.Values, error) {
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return nil, badRequest{fmt.Errorf("query: %w", err)}
+	}
+	return query, nil
+}
+
+// parsePage reads what top and users have in common: the window, a number from
+// 1 to most by the name of count, and a cursor.
+func parsePage(r *http.Request, minute, count string, standard, most int) (at time.Time, n int, cursor string, err error) {
+	if at, err = parseMinute("minute", minute); err != nil {
+		return at, 0, "", err
+	}
+	query, err := parseQuery(r)
+	if err != nil {
+		return at, 0, "", err
+	}
+	n = standard
+	if s := query.Get(count); s != "" {
+		if n, err = strconv.Atoi(s); err != nil || n < 1 || n > most {
+			return at, 0, "", badRequest{fmt.Errorf("%s is %q, must be a number from 1 to %d", count, s, most)}
+		}
+	}
+	return at, n, query.Get("cursor"), nil
+}
+
+const shortMinute = "2006-01-02T15:04"
+
+var (
+	firstTime = time.Date(1700, 1, 1, 0, 0, 0, 0, time.UTC)
+	lastTime  = time.Date(2200, 1, 1, 0, 0, 0, 0, time.UTC)
+)
+
+// parseMinute reads an instant in the short form, which is in UTC, or as RFC
+// 3339. In a query a plus sign that was not escaped arrives as a space; none of
+// the forms has one, so it is taken back.
+func parseMinute(name, s string) (time.Time, error) {
+	var t time.Time
+	if err := t.UnmarshalText([]byte(strings.ReplaceAll(s, " ", "+"))); err != nil {
+		t, err = time.Parse(shortMinute, s)
+		// Parse takes more than it writes, such as an hour of one digit.
+		if err != nil || t.Format(shortMinute) != s {
+			return t, badRequest{fmt.Errorf("%s is %q, must be like %s (UTC) or RFC 3339", name, s, shortMinute)}
+		}
+	}
+	if t.Before(firstTime) || !t.Before(lastTime) {
+		return t, badRequest{fmt.Errorf("%s is %q, must be from the year 1700 to 2199", name, s)}
+	}
+	return t, nil
+}
+
+// formatMinute writes the start of a window in the short form. Windows shorter
+// than a minute begin where the short form cannot say; these are in RFC 3339.
+func formatMinute(t time.Time) string {
+	t = t.UTC()
+	if t.Truncate(time.Minute).Equal(t) {
+		return t.Format(shortMinute)
+	}
+	return t.Format(time.RFC3339Nano)
+}
+
+func writeJSON(w http.ResponseWriter, answer any) error {
+	body, err := encode(answer)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	_, _ = w.Write(body) // the client has gone, or it has its answer
+	return nil
+}
+
+func writeError(w http.ResponseWriter, code int, err error) {
+	body, _ := encode(map[string]string{"error": program.Line(err.Error())})
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(code)
+	_, _ = w.Write(body)
+}
+
+func encode(answer any) ([]byte, error) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	err := e.Encode(answer)
+	return b.Bytes(), err
+}
