@@ -1,0 +1,675 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	kafkago "github.com/segmentio/kafka-go"
+	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// coordinator is a Transport with a group's coordinator at its other end: it
+// admits one member, as the leader, until a test tells it otherwise. What it
+// reads and writes goes through another client's code.
+type coordinator struct {
+	t testing.TB
+
+	mu      sync.Mutex
+	answers map[int16]func(ctx context.Context, n int, req kmsg.Request) (kmsg.Response, error) // nil, nil: as usual
+	seen    map[int16][]seenRequest
+	own     []byte // the member's assignment
+	id      int    // of the member
+}
+
+type seenRequest struct {
+	kmsg.Request
+	at time.Time
+}
+
+func newCoordinator(t testing.TB) *coordinator {
+	return &coordinator{
+		t:       t,
+		answers: make(map[int16]func(context.Context, int, kmsg.Request) (kmsg.Response, error)),
+		seen:    make(map[int16][]seenRequest),
+	}
+}
+
+// on answers the n-th request of a kind, from 0 on.
+func on[Q kmsg.Request, R kmsg.Response](c *coordinator, answer func(ctx context.Context, n int, req Q) (R, error)) {
+	var q Q
+	key := q.Key()
+	c.answers[key] = func(ctx context.Context, n int, req kmsg.Request) (kmsg.Response, error) {
+		res, err := answer(ctx, n, req.(Q))
+		if any(res) == any(*new(R)) {
+			return nil, err
+		}
+		return res, err
+	}
+}
+
+func (c *coordinator) requests(key kmsg.Key) []seenRequest {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.seen[int16(key)])
+}
+
+func (c *coordinator) RoundTrip(ctx context.Context, _ net.Addr, req kafkago.Request) (kafkago.Response, error) {
+	var r *groupRequest
+	switch req := req.(type) {
+	case *groupRequest:
+		r = req
+	case *groupBrokerRequest:
+		r = &req.groupRequest
+	}
+	q := kmsg.RequestForKey(int16(r.key))
+	q.SetVersion(r.version)
+	require.NoError(c.t, q.ReadFrom(r.body))
+	require.Equal(c.t, r.body, q.AppendTo(nil), "nothing more and nothing else than the request")
+
+	c.mu.Lock()
+	n := len(c.seen[q.Key()])
+	c.seen[q.Key()] = append(c.seen[q.Key()], seenRequest{q, time.Now()})
+	answer := c.answers[q.Key()]
+	c.mu.Unlock()
+
+	var res kmsg.Response
+	var err error
+	if answer != nil {
+		res, err = answer(ctx, n, q)
+	}
+	if res == nil && err == nil {
+		res = c.usual(q)
+	}
+	if err != nil {
+		return nil, err
+	}
+	res.SetVersion(r.version)
+	return &groupAnswer{key: r.key, b: res.AppendTo(nil)}, nil
+}
+
+func (c *coordinator) usual(q kmsg.Request) kmsg.Response {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	res := q.ResponseKind()
+	switch q := q.(type) {
+	case *kmsg.FindCoordinatorRequest:
+		res.(*kmsg.FindCoordinatorResponse).NodeID = 7
+	case *kmsg.JoinGroupRequest:
+		res := res.(*kmsg.JoinGroupResponse)
+		res.MemberID, res.LeaderID, res.Generation = q.MemberID, q.MemberID, int32(len(c.seen[q.Key()]))
+		res.Protocol = kmsg.StringPtr("range")
+		if q.MemberID == "" {
+			c.id++
+			res.MemberID = "m" + string(rune('0'+c.id))
+			if q.InstanceID == nil {
+				res.ErrorCode = int16(kafkago.MemberIDRequired)
+				break
+			}
+			res.LeaderID = res.MemberID
+		}
+		m := kmsg.NewJoinGroupResponseMember()
+		m.MemberID, m.InstanceID, m.ProtocolMetadata = res.MemberID, q.InstanceID, q.Protocols[0].Metadata
+		res.Members = append(res.Members, m)
+	case *kmsg.SyncGroupRequest:
+		for _, a := range q.GroupAssignment {
+			if a.MemberID == q.MemberID {
+				c.own = a.MemberAssignment
+			}
+		}
+		res.(*kmsg.SyncGroupResponse).MemberAssignment = c.own
+	}
+	return res
+}
+
+func failWith[R kmsg.Response](res R, code kafkago.Error) (R, error) {
+	switch res := any(res).(type) {
+	case *kmsg.HeartbeatResponse:
+		res.ErrorCode = int16(code)
+	case *kmsg.JoinGroupResponse:
+		res.ErrorCode = int16(code)
+	case *kmsg.SyncGroupResponse:
+		res.ErrorCode = int16(code)
+	case *kmsg.FindCoordinatorResponse:
+		res.ErrorCode, res.NodeID = int16(code), -1
+	}
+	return res, nil
+}
+
+func testConfig(c *coordinator) groupConfig {
+	return groupConfig{
+		transport: c, addr: kafkago.TCP("nowhere:9092"), id: "g", topic: "clicks", clientID: "test",
+		partitions: func(context.Context) (int, error) { return 3, nil },
+		logger:     slog.New(slog.DiscardHandler),
+	}
+}
+
+// member runs a group and records what it served.
+type testMember struct {
+	g      *group
+	cancel context.CancelFunc
+	done   chan struct{}
+	err    error // once done
+
+	mu     sync.Mutex
+	served []served
+
+	drain time.Duration // how long serve goes on after its ctx ended
+}
+
+type served struct {
+	assignment
+	from, ended, to time.Time
+	why             error
+}
+
+func startMember(t testing.TB, cfg groupConfig, drain time.Duration) *testMember {
+	ctx, cancel := context.WithCancel(context.Background())
+	m := &testMember{g: newGroup(cfg), cancel: cancel, done: make(chan struct{}), drain: drain}
+	go func() {
+		defer close(m.done)
+		m.err = m.g.run(ctx, m.serve)
+	}()
+	t.Cleanup(func() {
+		cancel()
+		<-m.done
+	})
+	return m
+}
+
+func (m *testMember) serve(ctx context.Context, a assignment) error {
+	m.mu.Lock()
+	n := len(m.served)
+	m.served = append(m.served, served{assignment: a, from: time.Now()})
+	m.mu.Unlock()
+	<-ctx.Done()
+	ended := time.Now()
+	time.Sleep(m.drain)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := &m.served[n]
+	s.ended, s.to, s.why = ended, time.Now(), context.Cause(ctx)
+	return nil
+}
+
+func (m *testMember) generations() []served {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.served)
+}
+
+// stop ends the member and returns run's error and how long that took.
+func (m *testMember) stop() (error, time.Duration) {
+	at := time.Now()
+	m.cancel()
+	<-m.done
+	return m.err, time.Since(at)
+}
+
+func TestGroupServesUntilStopped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCoordinator(t)
+		m := startMember(t, testConfig(c), 4*time.Second)
+		start := time.Now()
+		time.Sleep(10500 * time.Millisecond)
+		gens := m.generations()
+		require.Len(t, gens, 1)
+		require.Equal(t, assignment{"m1", 2, []int32{0, 1, 2}}, gens[0].assignment)
+		require.Equal(t, start, gens[0].from, "the id that the coordinator wants is no reason to wait")
+		require.Len(t, c.requests(kmsg.Heartbeat), 10)
+
+		err, took := m.stop()
+		require.NoError(t, err)
+		require.Equal(t, 4*time.Second, took, "run waits for serve and for nothing else")
+		require.Len(t, c.requests(kmsg.Heartbeat), 14, "heartbeats go on while serve drains")
+		left := c.requests(kmsg.LeaveGroup)
+		require.Len(t, left, 1)
+		require.Equal(t, "m1", left[0].Request.(*kmsg.LeaveGroupRequest).Members[0].MemberID)
+		require.Equal(t, time.Now(), left[0].at, "it leaves when it has drained, not before")
+		require.Len(t, c.requests(kmsg.JoinGroup), 2)
+		require.Len(t, c.requests(kmsg.FindCoordinator), 1)
+
+		join := c.requests(kmsg.JoinGroup)[1].Request.(*kmsg.JoinGroupRequest)
+		require.Equal(t, int32(45000), join.SessionTimeoutMillis)
+		require.Equal(t, int32(60000), join.RebalanceTimeoutMillis)
+		require.Equal(t, "consumer", join.ProtocolType)
+		require.Nil(t, join.InstanceID)
+		require.Equal(t, []string{"range", "roundrobin"}, []string{join.Protocols[0].Name, join.Protocols[1].Name})
+	})
+}
+
+func TestGroupStaticMemberStays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCoordinator(t)
+		cfg := testConfig(c)
+		cfg.instanceID = "pod-1"
+		m := startMember(t, cfg, 0)
+		time.Sleep(1500 * time.Millisecond)
+		require.NoError(t, m.g.commit(t.Context(), m.generations()[0].assignment, map[int32]int64{2: 5, 0: 7}))
+		err, took := m.stop()
+		require.NoError(t, err)
+		require.Zero(t, took)
+		require.Empty(t, c.requests(kmsg.LeaveGroup))
+		require.Len(t, c.requests(kmsg.JoinGroup), 1)
+		for _, id := range []*string{
+			c.requests(kmsg.JoinGroup)[0].Request.(*kmsg.JoinGroupRequest).InstanceID,
+			c.requests(kmsg.SyncGroup)[0].Request.(*kmsg.SyncGroupRequest).InstanceID,
+			c.requests(kmsg.Heartbeat)[0].Request.(*kmsg.HeartbeatRequest).InstanceID,
+			c.requests(kmsg.OffsetCommit)[0].Request.(*kmsg.OffsetCommitRequest).InstanceID,
+		} {
+			require.NotNil(t, id)
+			require.Equal(t, "pod-1", *id)
+		}
+		ps := c.requests(kmsg.OffsetCommit)[0].Request.(*kmsg.OffsetCommitRequest).Topics[0].Partitions
+		require.Len(t, ps, 2)
+		require.Equal(t, []int64{0, 7, 2, 5}, []int64{int64(ps[0].Partition), ps[0].Offset, int64(ps[1].Partition), ps[1].Offset})
+	})
+}
+
+// A heartbeat's answer may say that the generation is over; what the member does
+// next depends on what it still is to the coordinator.
+func TestGroupGenerationOver(t *testing.T) {
+	for _, tc := range []struct {
+		code      kafkago.Error
+		memberID  string // it joins again as
+		beatsOn   bool   // while draining
+		serveMore int
+	}{
+		{code: kafkago.RebalanceInProgress, memberID: "m1", beatsOn: true},
+		{code: kafkago.IllegalGeneration, memberID: "m1"},
+		{code: kafkago.UnknownMemberId, memberID: ""},
+	} {
+		t.Run(tc.code.Title(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := newCoordinator(t)
+				on(c, func(_ context.Context, n int, _ *kmsg.HeartbeatRequest) (*kmsg.HeartbeatResponse, error) {
+					if n >= 2 && len(c.requests(kmsg.JoinGroup)) == 2 {
+						return failWith(kmsg.NewPtrHeartbeatResponse(), tc.code)
+					}
+					return nil, nil
+				})
+				start := time.Now()
+				m := startMember(t, testConfig(c), 5*time.Second)
+				time.Sleep(10 * time.Second)
+				gens := m.generations()
+				require.Len(t, gens, 2)
+				require.Equal(t, 3*time.Second, gens[0].ended.Sub(start))
+				require.ErrorIs(t, gens[0].why, tc.code)
+				joins := c.requests(kmsg.JoinGroup)
+				require.Equal(t, tc.memberID, joins[2].Request.(*kmsg.JoinGroupRequest).MemberID)
+				require.Equal(t, 8*time.Second, joins[2].at.Sub(start), "it joins when serve has returned, and at once")
+				drained := 0
+				for _, b := range c.requests(kmsg.Heartbeat) {
+					if b.at.After(gens[0].ended) && !b.at.After(gens[0].to) {
+						drained++
+					}
+				}
+				if tc.beatsOn {
+					require.GreaterOrEqual(t, drained, 4)
+				} else {
+					require.Zero(t, drained)
+				}
+			})
+		})
+	}
+}
+
+// Each of these can only come again: run ends, serve first.
+func TestGroupClosed(t *testing.T) {
+	for code, says := range map[kafkago.Error]string{
+		kafkago.FencedInstanceID:           `instance id "pod-1"`,
+		kafkago.InconsistentGroupProtocol:  "range and roundrobin",
+		kafkago.InvalidGroupId:             "group g",
+		kafkago.InvalidSessionTimeout:      "45s is not between",
+		kafkago.GroupAuthorizationFailed:   "group g",
+		kafkago.GroupMaxSizeReached:        "group.max.size",
+		kafkago.ClusterAuthorizationFailed: "group g",
+	} {
+		t.Run(code.Title(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := newCoordinator(t)
+				on(c, func(context.Context, int, *kmsg.JoinGroupRequest) (*kmsg.JoinGroupResponse, error) {
+					return failWith(kmsg.NewPtrJoinGroupResponse(), code)
+				})
+				cfg := testConfig(c)
+				cfg.instanceID = "pod-1"
+				m := startMember(t, cfg, 0)
+				<-m.done
+				require.ErrorIs(t, m.err, code)
+				require.ErrorContains(t, m.err, "kafka: group g: join: ")
+				require.ErrorContains(t, m.err, says)
+				require.Len(t, c.requests(kmsg.JoinGroup), 1)
+			})
+			synctest.Test(t, func(t *testing.T) {
+				c := newCoordinator(t)
+				on(c, func(context.Context, int, *kmsg.HeartbeatRequest) (*kmsg.HeartbeatResponse, error) {
+					return failWith(kmsg.NewPtrHeartbeatResponse(), code)
+				})
+				cfg := testConfig(c)
+				cfg.instanceID = "pod-1"
+				m := startMember(t, cfg, 2*time.Second)
+				<-m.done
+				require.ErrorIs(t, m.err, code)
+				require.ErrorContains(t, m.err, says)
+				gens := m.generations()
+				require.Len(t, gens, 1)
+				require.Equal(t, time.Now(), gens[0].to, "run waits for serve")
+				require.ErrorIs(t, gens[0].why, code)
+				require.Len(t, c.requests(kmsg.Heartbeat), 1)
+			})
+		})
+	}
+}
+
+// A member that is replaced while it shuts down was asked to stop, and did.
+func TestGroupFencedOnTheWayOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCoordinator(t)
+		on(c, func(_ context.Context, n int, _ *kmsg.HeartbeatRequest) (*kmsg.HeartbeatResponse, error) {
+			if n < 2 {
+				return nil, nil
+			}
+			return failWith(kmsg.NewPtrHeartbeatResponse(), kafkago.FencedInstanceID)
+		})
+		cfg := testConfig(c)
+		cfg.instanceID = "pod-1"
+		m := startMember(t, cfg, 3*time.Second)
+		time.Sleep(2500 * time.Millisecond)
+		err, took := m.stop()
+		require.NoError(t, err)
+		require.Equal(t, 3*time.Second, took)
+	})
+}
+
+// Everything else may pass: the member tries again until it has.
+func TestGroupJoinsInTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCoordinator(t)
+		finds := []kafkago.Error{kafkago.GroupCoordinatorNotAvailable, kafkago.GroupLoadInProgress}
+		on(c, func(_ context.Context, n int, _ *kmsg.FindCoordinatorRequest) (*kmsg.FindCoordinatorResponse, error) {
+			if n < len(finds) {
+				return failWith(kmsg.NewPtrFindCoordinatorResponse(), finds[n])
+			}
+			return nil, nil
+		})
+		joins := []error{kafkago.NotCoordinatorForGroup, io.EOF, io.EOF, io.EOF, kafkago.GroupLoadInProgress,
+			kafkago.RebalanceInProgress, kafkago.Unknown, kafkago.UnknownMemberId, kafkago.GroupCoordinatorNotAvailable}
+		on(c, func(_ context.Context, n int, _ *kmsg.JoinGroupRequest) (*kmsg.JoinGroupResponse, error) {
+			if n >= len(joins) {
+				return nil, nil
+			}
+			var code kafkago.Error
+			if errors.As(joins[n], &code) {
+				return failWith(kmsg.NewPtrJoinGroupResponse(), code)
+			}
+			return nil, joins[n]
+		})
+		syncs := []kafkago.Error{kafkago.RebalanceInProgress, kafkago.UnknownMemberId, kafkago.IllegalGeneration, kafkago.NotCoordinatorForGroup}
+		on(c, func(_ context.Context, n int, _ *kmsg.SyncGroupRequest) (*kmsg.SyncGroupResponse, error) {
+			if n < len(syncs) {
+				return failWith(kmsg.NewPtrSyncGroupResponse(), syncs[n])
+			}
+			return nil, nil
+		})
+		cfg := testConfig(c)
+		failed := 0
+		cfg.partitions = func(context.Context) (int, error) {
+			if failed++; failed == 1 {
+				return 0, io.ErrUnexpectedEOF
+			}
+			return 3, nil
+		}
+		m := startMember(t, cfg, 0)
+		time.Sleep(30 * time.Second)
+		gens := m.generations()
+		require.Len(t, gens, 1)
+		require.Equal(t, []int32{0, 1, 2}, gens[0].partitions)
+		require.Equal(t, "m2", gens[0].memberID, "a member that the coordinator does not know asks for a new id")
+		// After NOT_COORDINATOR (twice), COORDINATOR_NOT_AVAILABLE and each lost
+		// connection it is looked up afresh.
+		require.Len(t, c.requests(kmsg.FindCoordinator), 2+1+3+1+1+1)
+		require.Less(t, gens[0].from.Sub(c.requests(kmsg.FindCoordinator)[0].at), 12*time.Second)
+	})
+}
+
+// A member goes on while it may still be one, and no longer.
+func TestGroupSession(t *testing.T) {
+	for name, silence := range map[string]func(ctx context.Context) error{
+		"refused": func(context.Context) error { return io.EOF },
+		"hanging": func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := newCoordinator(t)
+				start := time.Now()
+				var until time.Duration
+				lost := func(ctx context.Context) error {
+					if at := time.Since(start); at > 5500*time.Millisecond && at < until {
+						return silence(ctx)
+					}
+					return nil
+				}
+				on(c, func(ctx context.Context, _ int, _ *kmsg.HeartbeatRequest) (*kmsg.HeartbeatResponse, error) {
+					return nil, lost(ctx)
+				})
+				on(c, func(ctx context.Context, _ int, _ *kmsg.FindCoordinatorRequest) (*kmsg.FindCoordinatorResponse, error) {
+					return nil, lost(ctx)
+				})
+				on(c, func(ctx context.Context, _ int, _ *kmsg.JoinGroupRequest) (*kmsg.JoinGroupResponse, error) {
+					return nil, lost(ctx)
+				})
+				until = 45 * time.Second // back before the session of the heartbeat at 5 s is over
+				m := startMember(t, testConfig(c), 0)
+				time.Sleep(2 * time.Minute)
+				require.Len(t, m.generations(), 1)
+				require.NoError(t, first(m.stop()))
+
+				start = time.Now()
+				until = 90 * time.Second
+				m = startMember(t, testConfig(c), 0)
+				time.Sleep(2 * time.Minute)
+				gens := m.generations()
+				require.Len(t, gens, 2)
+				require.ErrorIs(t, gens[0].why, errSessionOver)
+				require.InDelta(t, 50, gens[0].ended.Sub(start).Seconds(), 1, "the last good heartbeat, at 5 s, and the session")
+				require.InDelta(t, 95, gens[1].from.Sub(start).Seconds(), 6)
+			})
+		})
+	}
+}
+
+func first(err error, _ time.Duration) error { return err }
+
+// The topic's growth is everyone's to notice, the leader's first.
+func TestGroupGrowth(t *testing.T) {
+	for name, tc := range map[string]struct {
+		note  int // the leader's; -1: it is another client
+		leads bool
+		after time.Duration // 0: never
+	}{
+		"leader":           {leads: true, after: 5 * time.Second},
+		"follower":         {note: 3, after: 15 * time.Second},
+		"leader not ours":  {note: -1},
+		"leader was first": {note: 5},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := newCoordinator(t)
+				if !tc.leads {
+					on(c, func(_ context.Context, _ int, req *kmsg.JoinGroupRequest) (*kmsg.JoinGroupResponse, error) {
+						if req.MemberID == "" {
+							return nil, nil
+						}
+						res := kmsg.NewPtrJoinGroupResponse()
+						res.MemberID, res.LeaderID, res.Protocol, res.Generation = req.MemberID, "other", kmsg.StringPtr("range"), 1
+						return res, nil
+					})
+					c.own = appendAssignment(nil, map[string][]int32{"clicks": {1}}, tc.note)
+				}
+				cfg := testConfig(c)
+				start := time.Now()
+				cfg.partitions = func(context.Context) (int, error) {
+					switch at := time.Since(start); {
+					case at < 100*time.Second:
+						return 3, nil
+					case at < 102*time.Second && !tc.leads:
+						return 4, nil
+					}
+					return 5, nil
+				}
+				if tc.note == 5 {
+					start = start.Add(-100 * time.Second)
+				}
+				m := startMember(t, cfg, 0)
+				begin := time.Now()
+				time.Sleep(120 * time.Second)
+				gens := m.generations()
+				if tc.after == 0 {
+					require.Len(t, gens, 1)
+					return
+				}
+				require.GreaterOrEqual(t, len(gens), 2)
+				require.ErrorIs(t, gens[0].why, errGrown)
+				require.InDelta(t, 95+tc.after.Seconds(), gens[0].ended.Sub(begin).Seconds(), 0.01)
+				joins := c.requests(kmsg.JoinGroup)
+				require.NotEqual(t, joins[1].Request.(*kmsg.JoinGroupRequest).Protocols[0].Metadata,
+					joins[2].Request.(*kmsg.JoinGroupRequest).Protocols[0].Metadata, "else a follower's join changes nothing")
+				if tc.leads {
+					require.Equal(t, []int32{0, 1, 2, 3, 4}, gens[1].partitions)
+					require.Len(t, gens, 2)
+				}
+			})
+		})
+	}
+}
+
+func TestGroupServeReturns(t *testing.T) {
+	broken := errors.New("broken")
+	for name, tc := range map[string]struct {
+		serve func(ctx context.Context, n int) error
+		want  error
+		gens  int
+	}{
+		"it is done":              {func(context.Context, int) error { return nil }, nil, 1},
+		"it failed":               {func(context.Context, int) error { return broken }, broken, 1},
+		"by a context of its own": {func(context.Context, int) error { return context.DeadlineExceeded }, context.DeadlineExceeded, 1},
+		"it failed to drain": {func(ctx context.Context, _ int) error {
+			<-ctx.Done()
+			return broken
+		}, broken, 1},
+		"it says that its ctx ended": {func(ctx context.Context, n int) error {
+			if n == 2 {
+				return broken
+			}
+			<-ctx.Done()
+			return ctx.Err()
+		}, broken, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := newCoordinator(t)
+				on(c, func(_ context.Context, n int, _ *kmsg.HeartbeatRequest) (*kmsg.HeartbeatResponse, error) {
+					return failWith(kmsg.NewPtrHeartbeatResponse(), kafkago.RebalanceInProgress)
+				})
+				n := 0
+				err := newGroup(testConfig(c)).run(t.Context(), func(ctx context.Context, a assignment) error {
+					n++
+					return tc.serve(ctx, n)
+				})
+				require.Equal(t, tc.want, err)
+				require.Equal(t, tc.gens, n)
+				require.Len(t, c.requests(kmsg.LeaveGroup), 1)
+			})
+		})
+	}
+}
+
+func TestGroupStopsWhileJoining(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, step := range []string{"partitions", "find", "join", "sync", "back-off"} {
+			c := newCoordinator(t)
+			cfg := testConfig(c)
+			hang := func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
+			switch step {
+			case "partitions":
+				cfg.partitions = func(ctx context.Context) (int, error) { return 0, hang(ctx) }
+			case "find":
+				on(c, func(ctx context.Context, _ int, _ *kmsg.FindCoordinatorRequest) (*kmsg.FindCoordinatorResponse, error) {
+					return nil, hang(ctx)
+				})
+			case "join":
+				on(c, func(ctx context.Context, n int, _ *kmsg.JoinGroupRequest) (*kmsg.JoinGroupResponse, error) {
+					if n == 0 {
+						return nil, nil
+					}
+					return nil, hang(ctx)
+				})
+			case "sync":
+				on(c, func(ctx context.Context, _ int, _ *kmsg.SyncGroupRequest) (*kmsg.SyncGroupResponse, error) {
+					return nil, hang(ctx)
+				})
+			case "back-off":
+				cfg.partitions = func(ctx context.Context) (int, error) { return 0, io.EOF }
+			}
+			m := startMember(t, cfg, 0)
+			time.Sleep(4 * time.Second)
+			err, took := m.stop()
+			require.NoError(t, err, step)
+			require.Zero(t, took, step)
+			require.Empty(t, m.generations(), step)
+			if step == "join" || step == "sync" {
+				require.Len(t, c.requests(kmsg.LeaveGroup), 1, "the others need not wait for it")
+			}
+		}
+	})
+}
+
+// A coordinator that does not answer must not hold up the way out.
+func TestGroupLeaveIsBrief(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCoordinator(t)
+		on(c, func(ctx context.Context, _ int, _ *kmsg.LeaveGroupRequest) (*kmsg.LeaveGroupResponse, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		})
+		m := startMember(t, testConfig(c), 0)
+		time.Sleep(1500 * time.Millisecond)
+		err, took := m.stop()
+		require.NoError(t, err)
+		require.Equal(t, time.Second, took)
+	})
+}
+
+func TestGroupCommitFails(t *testing.T) {
+	c := newCoordinator(t)
+	on(c, func(_ context.Context, n int, req *kmsg.OffsetCommitRequest) (*kmsg.OffsetCommitResponse, error) {
+		res := kmsg.NewPtrOffsetCommitResponse()
+		topic := kmsg.NewOffsetCommitResponseTopic()
+		for _, p := range req.Topics[0].Partitions {
+			rp := kmsg.NewOffsetCommitResponseTopicPartition()
+			rp.Partition = p.Partition
+			if p.Partition == 2 {
+				rp.ErrorCode = int16(kafkago.IllegalGeneration)
+			}
+			topic.Partitions = append(topic.Partitions, rp)
+		}
+		res.Topics = append(res.Topics, topic)
+		return res, nil
+	})
+	g := newGroup(testConfig(c))
+	a := assignment{memberID: "m1", generation: 4}
+	require.NoError(t, g.commit(t.Context(), a, nil))
+	require.Empty(t, c.requests(kmsg.OffsetCommit), "nothing to say")
+	require.NoError(t, g.commit(t.Context(), a, map[int32]int64{1: 5}))
+	err := g.commit(t.Context(), a, map[int32]int64{1: 6, 2: 7})
+	require.ErrorIs(t, err, kafkago.IllegalGeneration)
+	require.ErrorContains(t, err, "kafka: group g: commit offsets: clicks/2: ")
+}
