@@ -2,9 +2,11 @@
 package tumble
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 )
 
@@ -94,7 +96,7 @@ var ErrUnavailable = errors.New("temporarily unavailable")
 type Committer interface {
 	// Committed reports that every shard holds the counts of all events before
 	// offset. It may run beside Fetch, does not block, and offset never falls
-	// while a Partition is consumed.
+	// within a log while the Partition is consumed.
 	Committed(offset int64)
 }
 
@@ -236,6 +238,167 @@ var ErrNoDefinition = errors.New("nothing is stored under this name")
 
 // ErrCursor is wrapped by [Reader.Scan] for a cursor that it never returned.
 var ErrCursor = errors.New("not a cursor of this scan")
+
+// Config says what a Pipeline counts, and how.
+type Config struct {
+	Source Source // required
+	Sink   Sink   // required
+
+	// What the counts mean, see Definition. Window is required.
+	Window    Window
+	Grace     time.Duration
+	Retention time.Duration
+	DropLate  bool
+
+	// Idle is how long a partition must have been caught up and silent before
+	// its watermark follows the clock. Defaults to 10 seconds; negative: never.
+	Idle time.Duration
+	// MaxAhead is how far beyond the wall clock an event may be and still move
+	// the watermark. Defaults to 1 hour.
+	MaxAhead time.Duration
+	// FlushInterval is how long increments are collected before they are sent.
+	// Defaults to 100 milliseconds.
+	FlushInterval time.Duration
+	// MaxPending bounds the increments held in memory, over all partitions:
+	// at the limit reading waits. Defaults to 1,000,000.
+	MaxPending int
+	// ShutdownTimeout bounds the last flush. Defaults to 10 seconds.
+	ShutdownTimeout time.Duration
+
+	// OnLate, if set, is told of each late event, counted or not. It is called
+	// on the partition's goroutine, holds up its reading, and may be told of an
+	// event again that is read again.
+	OnLate func(Late)
+
+	// Logger receives what an operator should see: retries, conflicts, losses.
+	// Defaults to slog.Default().
+	Logger *slog.Logger
+}
+
+func (cfg *Config) definition() Definition {
+	return Definition{cfg.Window, cfg.Grace, cfg.Retention, cfg.DropLate}
+}
+
+// complete sets the defaults, or returns an error that names a field that is
+// wrong.
+func (cfg *Config) complete() error {
+	if cfg.Source == nil {
+		return errors.New("tumble: Source is nil, must be set")
+	}
+	if cfg.Sink == nil {
+		return errors.New("tumble: Sink is nil, must be set")
+	}
+	if err := cfg.definition().Validate(); err != nil {
+		return fmt.Errorf("tumble: %w", err)
+	}
+	cfg.Idle = cmp.Or(cfg.Idle, 10*time.Second)
+	cfg.MaxPending = cmp.Or(cfg.MaxPending, 1_000_000)
+	if cfg.MaxPending < 0 {
+		return fmt.Errorf("tumble: MaxPending is %d, must be positive", cfg.MaxPending)
+	}
+	for _, f := range []struct {
+		name  string
+		value *time.Duration
+		or    time.Duration
+	}{
+		{"MaxAhead", &cfg.MaxAhead, time.Hour},
+		{"FlushInterval", &cfg.FlushInterval, 100 * time.Millisecond},
+		{"ShutdownTimeout", &cfg.ShutdownTimeout, 10 * time.Second},
+	} {
+		*f.value = cmp.Or(*f.value, f.or)
+		if *f.value < 0 || *f.value > maxKeep {
+			return fmt.Errorf("tumble: %s is %v, must be positive and at most 50 years", f.name, *f.value)
+		}
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	return nil
+}
+
+// Late is an event that came after its window was final.
+type Late struct {
+	Partition string
+	Event     Event     // its Key is borrowed: valid until OnLate returns
+	Window    time.Time // start of its window
+	Watermark time.Time // what the event was judged by
+	Counted   bool      // false: dropped, by DropLate or because the window is past retention
+	Expired   bool      // past Grace + Retention
+}
+
+// Stats are a pipeline's books since Run began:
+//
+//	Read = Counted + DroppedLate + Expired + Rejected + Skipped + Replayed + Pending
+type Stats struct {
+	Read        int64 // events, and records that gave none, that Fetch returned
+	Counted     int64 // their counts are in the sink
+	DroppedLate int64 // of a final window, not counted because of DropLate
+	Expired     int64 // of a window past retention, not counted
+	Rejected    int64 // could not be understood
+	Skipped     int64 // records with nothing to count
+	Replayed    int64 // read again, or counted by another process
+	Pending     int64 // read, not yet in the sink; what is left at exit is read again by the next run
+
+	Late  int64 // of Counted: came after their window was final
+	Ahead int64 // of Counted: further than MaxAhead beyond the wall clock
+	Lost  int64 // offsets that could no longer be read: an upper bound of the events lost
+
+	Increments int64 // held in memory now; MaxPending bounds them
+	Flushes    int64 // batches that the sink applied
+	Conflicts  int64 // batches that it refused
+	Retries    int64 // calls repeated after an error
+
+	Partitions []PartitionStats // those being read, by ID
+}
+
+// PartitionStats is the state of one partition that is being read.
+type PartitionStats struct {
+	ID        string
+	Offset    int64     // next to fetch
+	End       int64     // end of the log; -1: unknown
+	Committed int64     // every shard holds the counts up to here; -1: unknown
+	Watermark time.Time // zero: none
+	CaughtUp  bool      // Offset has reached End
+	Err       error     // the last error, until it has passed; nil: none
+}
+
+// End marks a partition as one that nobody will ever read again, in every shard
+// of s, so that windows need not wait for it: a channel whose process will not
+// come back, a topic that is no longer counted. s must also be a Reader. A
+// partition that a process is still counting, or that is not known, is an error.
+func End(ctx context.Context, s Sink, partition string) error {
+	r, ok := s.(Reader)
+	if !ok {
+		return fmt.Errorf("tumble: end %s: the sink %T is no Reader, which tells its definition", partition, s)
+	}
+	def, err := r.Definition(ctx)
+	if err != nil {
+		return fmt.Errorf("tumble: end %s: %w", partition, err)
+	}
+	shards, err := s.Open(ctx, def)
+	if err != nil {
+		return fmt.Errorf("tumble: end %s: %w", partition, err)
+	}
+	for i, shard := range shards {
+		stored, err := shard.Load(ctx, nil)
+		if err != nil {
+			return fmt.Errorf("tumble: end %s: shard %d: %w", partition, i, err)
+		}
+		from, ok := stored[partition]
+		if !ok {
+			return fmt.Errorf("tumble: end %s: shard %d knows no such partition", partition, i)
+		}
+		if from.Ended {
+			continue
+		}
+		to := from
+		to.Ended = true
+		if err := shard.Apply(ctx, Batch{Partition: partition, From: from, To: to}); err != nil {
+			return fmt.Errorf("tumble: end %s: shard %d: %w", partition, i, err)
+		}
+	}
+	return nil
+}
 
 // Hash maps a key to its shard: key k belongs to shard Hash(k) % shards. It is
 // the same in every version and process, so that a program in another language

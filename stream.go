@@ -1,108 +1,970 @@
 package tumble
 
 import (
+	"cmp"
 	"context"
 	"errors"
-	"log/slog"
+	"fmt"
+	"io"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"sync"
 	"time"
 )
 
-// Config says what a Pipeline counts, and how.
-type Config struct {
-	Source Source // required
-	Sink   Sink   // required
-
-	// What the counts mean, see Definition. Window is required.
-	Window    Window
-	Grace     time.Duration
-	Retention time.Duration
-	DropLate  bool
-
-	// Idle is how long a partition must have been caught up and silent before
-	// its watermark follows the clock. Defaults to 10 seconds; negative: never.
-	Idle time.Duration
-	// MaxAhead is how far beyond the wall clock an event may be and still move
-	// the watermark. Defaults to 1 hour.
-	MaxAhead time.Duration
-	// FlushInterval is how long increments are collected before they are sent.
-	// Defaults to 100 milliseconds.
-	FlushInterval time.Duration
-	// MaxPending bounds the increments held in memory, over all partitions:
-	// at the limit reading waits. Defaults to 1,000,000.
-	MaxPending int
-	// ShutdownTimeout bounds the last flush. Defaults to 10 seconds.
-	ShutdownTimeout time.Duration
-
-	// OnLate, if set, is told of each late event, counted or not. It is called
-	// on the partition's goroutine, holds up its reading, and may be told of an
-	// event again that is read again.
-	OnLate func(Late)
-
-	// Logger receives what an operator should see: retries, conflicts, losses.
-	// Defaults to slog.Default().
-	Logger *slog.Logger
-}
-
-// Late is an event that came after its window was final.
-type Late struct {
-	Partition string
-	Event     Event     // its Key is borrowed: valid until OnLate returns
-	Window    time.Time // start of its window
-	Watermark time.Time // what the event was judged by
-	Counted   bool      // false: dropped, by DropLate or because the window is past retention
-	Expired   bool      // past Grace + Retention
-}
-
-// Stats are a pipeline's books since Run began:
-//
-//	Read = Counted + DroppedLate + Expired + Rejected + Skipped + Replayed + Pending
-type Stats struct {
-	Read        int64 // events, and records that gave none, that Fetch returned
-	Counted     int64 // their counts are in the sink
-	DroppedLate int64 // of a final window, not counted because of DropLate
-	Expired     int64 // of a window past retention, not counted
-	Rejected    int64 // could not be understood
-	Skipped     int64 // records with nothing to count
-	Replayed    int64 // read again, or counted by another process
-	Pending     int64 // read, not yet in the sink; what is left at exit is read again by the next run
-
-	Late  int64 // of Counted: came after their window was final
-	Ahead int64 // of Counted: further than MaxAhead beyond the wall clock
-	Lost  int64 // offsets that could no longer be read: an upper bound of the events lost
-
-	Increments int64 // held in memory now; MaxPending bounds them
-	Flushes    int64 // batches that the sink applied
-	Conflicts  int64 // batches that it refused
-	Retries    int64 // calls repeated after an error
-
-	Partitions []PartitionStats // those being read, by ID
-}
-
-// PartitionStats is the state of one partition that is being read.
-type PartitionStats struct {
-	ID        string
-	Offset    int64     // next to fetch
-	End       int64     // end of the log; -1: unknown
-	Committed int64     // every shard holds the counts up to here; -1: unknown
-	Watermark time.Time // zero: none
-	CaughtUp  bool      // Offset has reached End
-	Err       error     // the last error, until it has passed; nil: none
-}
+const (
+	sealAt     = 1000            // increments of a batch; scripts gain nothing above it
+	sealBusy   = 3 * sealAt      // ... while the lane's last one is outstanding
+	lagLimit   = 10_000          // offsets that a quiet lane's checkpoint may lag
+	quietEvery = 5 * time.Second // a quiet lane writes its checkpoint at least so often
+	pollEvery  = 5 * time.Second // each process looks at every shard so often
+	firstWait  = 50 * time.Millisecond
+	maxWait    = 5 * time.Second
+	rivalWait  = 100 * time.Millisecond
+)
 
 // A Pipeline reads a Source, counts per key and window, and keeps the counts in
-// a Sink, exactly once.
-type Pipeline struct{ cfg Config }
+// a Sink.
+type Pipeline struct {
+	cfg    Config
+	def    Definition
+	shards []Shard
 
-// New returns a pipeline that Run starts, or an error that names the field of
-// cfg that is wrong.
-func New(cfg Config) (*Pipeline, error) { return &Pipeline{cfg}, errors.New("not implemented") }
+	registering sync.Mutex            // one registration at a time
+	first       map[string]Checkpoint // the source's first word on each partition; under registering
 
-// Run counts until ctx ends, every partition is exhausted, or an error is
-// fatal.
-func (p *Pipeline) Run(ctx context.Context) error { return nil }
+	mu        sync.Mutex
+	running   bool
+	books     Stats                      // without Partitions
+	parts     map[string]*PartitionStats // being read
+	consumers map[*consumer]struct{}
+	registry  map[string]Checkpoint // where every known partition begins, for a shard that lost it
+	tops      []mark                // largest watermark of each shard, as last seen
+	lost      map[string]gap        // by partition: what was given up, so that each offset is booked once
+	room      chan struct{}         // closed when Increments falls below MaxPending; nil: nobody waits
+}
+
+type gap struct {
+	log  string
+	upTo int64
+}
+
+// New returns a pipeline for Run, or an error that names the field of cfg that
+// is wrong.
+func New(cfg Config) (*Pipeline, error) {
+	if err := cfg.complete(); err != nil {
+		return nil, err
+	}
+	return &Pipeline{
+		cfg: cfg, def: cfg.definition(),
+		first:     map[string]Checkpoint{},
+		parts:     map[string]*PartitionStats{},
+		consumers: map[*consumer]struct{}{},
+		registry:  map[string]Checkpoint{},
+		lost:      map[string]gap{},
+	}, nil
+}
+
+// Run counts until ctx ends or every partition is exhausted; then it flushes
+// and returns nil. It returns an error if the source or the sink cannot be
+// opened, or if one of them has an error that retrying cannot mend. It may be
+// called again after it has returned, not before.
+func (p *Pipeline) Run(ctx context.Context) error {
+	p.mu.Lock()
+	if p.running {
+		p.mu.Unlock()
+		return errors.New("tumble: Run is running already")
+	}
+	p.running = true
+	p.mu.Unlock()
+	defer func() {
+		p.mu.Lock()
+		p.running = false
+		p.mu.Unlock()
+	}()
+
+	err := p.run(ctx)
+	if ctx.Err() != nil && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)) {
+		return nil
+	}
+	return err
+}
+
+func (p *Pipeline) run(ctx context.Context) error {
+	shards, err := p.cfg.Sink.Open(ctx, p.def)
+	if err != nil {
+		return fmt.Errorf("tumble: open the sink: %w", err)
+	}
+	if len(shards) == 0 {
+		return errors.New("tumble: open the sink: it has no shards")
+	}
+	p.shards = shards
+	p.mu.Lock()
+	p.tops = make([]mark, len(shards))
+	p.mu.Unlock()
+	if err := p.register(ctx); err != nil {
+		return err
+	}
+
+	var wg sync.WaitGroup
+	polling, stop := context.WithCancel(ctx)
+	for i := range shards {
+		wg.Go(func() { p.poll(polling, i) })
+	}
+	err = p.cfg.Source.Run(ctx, p.consume)
+	stop()
+	wg.Wait()
+	return err
+}
+
+// register writes every partition of the source into every shard, one shard
+// after the other, before anything of a new one is counted. A shard that lacks
+// a partition would not wait for it before it calls a window final.
+func (p *Pipeline) register(ctx context.Context) error {
+	p.registering.Lock()
+	defer p.registering.Unlock()
+	known := map[string]Checkpoint{}
+	for i := range p.shards {
+		stored, err := p.load(ctx, i, nil, nil)
+		if err != nil {
+			return err
+		}
+		merge(known, stored)
+	}
+	all, err := p.cfg.Source.Partitions(ctx, known)
+	if err != nil {
+		return fmt.Errorf("tumble: list the source's partitions: %w", err)
+	}
+	p.mu.Lock()
+	for id, c := range all {
+		if _, ok := p.first[id]; !ok {
+			p.first[id] = c
+		}
+	}
+	p.learn(known)
+	p.mu.Unlock()
+	for i := range p.shards {
+		if _, err := p.load(ctx, i, p.init, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// merge adds what one shard knows of partitions to what others do, as it is to
+// be stored in a shard that lacks it. Of two words on one partition the one that
+// has not ended counts.
+func merge(known, stored map[string]Checkpoint) {
+	for id, c := range stored {
+		if old, ok := known[id]; ok && !old.Ended {
+			continue
+		}
+		if !c.Ended {
+			c = Checkpoint{Log: c.Log, Origin: c.Origin, Offset: c.Origin}
+		}
+		known[id] = c
+	}
+}
+
+// learn takes what the sink knows, and the source's first word on the rest, as
+// the registry. p.mu is held.
+func (p *Pipeline) learn(known map[string]Checkpoint) {
+	registry := maps.Clone(p.first)
+	maps.Copy(registry, p.registry)
+	for id, c := range known {
+		// A log that ended is over where the source has another: see Load.
+		if first, ok := p.first[id]; ok && c.Ended && c.Log != first.Log {
+			continue
+		}
+		registry[id] = c
+	}
+	p.registry = registry
+}
+
+// init returns the checkpoints that a shard must hold at least.
+func (p *Pipeline) init() map[string]Checkpoint {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return maps.Clone(p.registry)
+}
+
+// load loads a shard, however long it takes: it fails only when ctx ends or the
+// error is fatal. tell, if set, is called with each error and with nil at last.
+func (p *Pipeline) load(ctx context.Context, shard int, init func() map[string]Checkpoint, tell func(error)) (map[string]Checkpoint, error) {
+	for wait := (backoff{}); ; {
+		var missing map[string]Checkpoint
+		if init != nil {
+			missing = init()
+		}
+		stored, err := p.shards[shard].Load(ctx, missing)
+		if err == nil {
+			p.saw(shard, stored)
+			if tell != nil {
+				tell(nil)
+			}
+			return stored, nil
+		}
+		err = fmt.Errorf("tumble: load shard %d: %w", shard, err)
+		if errors.Is(err, ErrDefinition) || ctx.Err() != nil {
+			return nil, err
+		}
+		if tell != nil {
+			tell(err)
+		} else if wait.first() {
+			p.cfg.Logger.Warn("cannot load a shard, trying again", "shard", shard, "error", err)
+		}
+		p.book(func(s *Stats) { s.Retries++ })
+		if !wait.sleep(ctx, nil) {
+			return nil, err
+		}
+	}
+}
+
+// saw remembers a shard's largest watermark.
+func (p *Pipeline) saw(shard int, stored map[string]Checkpoint) {
+	var top mark
+	for _, c := range stored {
+		top = later(top, markOf(c.Watermark))
+	}
+	p.mu.Lock()
+	p.tops[shard] = top
+	p.mu.Unlock()
+}
+
+// top returns the largest watermark in the sink, as last seen.
+func (p *Pipeline) top() (top mark) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, m := range p.tops {
+		top = later(top, m)
+	}
+	return top
+}
+
+// poll looks at a shard now and then: for partitions that others registered,
+// for the largest watermark, and for a loss that a quiet topic would hide.
+func (p *Pipeline) poll(ctx context.Context, shard int) {
+	tick := time.NewTicker(pollEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		epochs := map[*consumer]uint64{}
+		p.mu.Lock()
+		for c := range p.consumers {
+			epochs[c] = c.lanes[shard].epoch.Load()
+		}
+		p.mu.Unlock()
+		stored, err := p.shards[shard].Load(ctx, nil)
+		if err != nil {
+			if ctx.Err() == nil {
+				p.cfg.Logger.Debug("cannot poll a shard", "shard", shard, "error", err)
+			}
+			continue
+		}
+		p.saw(shard, stored)
+		p.mu.Lock()
+		known := map[string]Checkpoint{}
+		merge(known, stored)
+		for id, c := range known {
+			if first, ok := p.first[id]; !ok || !c.Ended || c.Log == first.Log {
+				p.registry[id] = c
+			}
+		}
+		for c, epoch := range epochs {
+			if _, ok := p.consumers[c]; !ok {
+				continue
+			}
+			select {
+			case c.polled <- polled{shard, epoch, stored[c.id]}:
+			default: // busy with the last one; the next will do
+			}
+		}
+		p.mu.Unlock()
+	}
+}
+
+// book changes the books.
+func (p *Pipeline) book(change func(*Stats)) {
+	p.mu.Lock()
+	change(&p.books)
+	if p.room != nil && p.books.Increments < int64(p.cfg.MaxPending) {
+		close(p.room)
+		p.room = nil
+	}
+	p.mu.Unlock()
+}
+
+// full returns nil if another chunk may be read, else what is closed then.
+func (p *Pipeline) full() <-chan struct{} {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.books.Increments < int64(p.cfg.MaxPending) {
+		return nil
+	}
+	if p.room == nil {
+		p.room = make(chan struct{})
+	}
+	return p.room
+}
+
+// lose books offsets in [from, to) of a partition's log as lost, each once.
+func (p *Pipeline) lose(id, log string, from, to int64) int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if g := p.lost[id]; g.log == log {
+		from = max(from, g.upTo)
+	}
+	if from >= to {
+		return 0
+	}
+	p.lost[id] = gap{log, to}
+	p.books.Lost += to - from
+	return to - from
+}
 
 // Stats returns the books. It may be called at any time, from any goroutine.
-func (p *Pipeline) Stats() Stats { return Stats{} }
+func (p *Pipeline) Stats() Stats {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := p.books
+	for _, part := range p.parts {
+		s.Partitions = append(s.Partitions, *part)
+	}
+	slices.SortFunc(s.Partitions, func(a, b PartitionStats) int { return cmp.Compare(a.ID, b.ID) })
+	return s
+}
 
-// End marks a partition that nobody will ever read again.
-func End(ctx context.Context, s Sink, partition string) error { return nil }
+// A backoff spaces retries: 50 ms doubling to 5 s, less up to half at random.
+type backoff struct {
+	wait    time.Duration
+	hurried bool
+}
+
+func (b *backoff) first() bool { return b.wait == 0 }
+
+func (b *backoff) next() time.Duration {
+	b.wait = min(max(2*b.wait, firstWait), maxWait)
+	return b.wait - rand.N(b.wait/2)
+}
+
+// sleep waits for the next try, and returns false when ctx ends. hurry, once it
+// is closed, cuts one wait short: the long one that it finds.
+func (b *backoff) sleep(ctx context.Context, hurry <-chan struct{}) bool {
+	if b.hurried {
+		hurry = nil
+	}
+	t := time.NewTimer(b.next())
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-hurry:
+		*b = backoff{hurried: true}
+	case <-ctx.Done():
+		return false
+	}
+	return true
+}
+
+// A consumer counts one partition. Its fields belong to the goroutine of run;
+// calls on the source and the sink have goroutines of their own, which answer
+// through channels.
+type consumer struct {
+	aggregator
+	p    *Pipeline
+	part Partition
+	log  string // the current incarnation
+
+	over error // io.EOF or ErrEnded: nothing to read, unless a lane is settled
+	stop error // reading is over for good; errStopped: ctx ended
+
+	reading bool // a call on the partition is under way
+	retry   backoff
+	readAt  time.Time // earliest time of the next call, after errors
+
+	// Settling.
+	all       bool      // every lane must be settled before reading goes on
+	conflicts int       // settled in a row without a batch applied
+	restAt    time.Time // rivals: neither read nor send before
+	committed int64     // last told to the Committer
+
+	// Flushing.
+	flushAt time.Time // zero: nothing to flush
+	flushed time.Time
+
+	answers  chan answer  // from the partition
+	outcomes chan outcome // from the lanes
+	polled   chan polled
+	calls    sync.WaitGroup
+	halted   chan struct{} // closed with stop: hurries retries
+
+	troubles map[int]error // last error by lane, -1: of the partition; under p.mu
+}
+
+// An answer is a Chunk, or, if there are lanes, where each is to go on.
+type answer struct {
+	chunk Chunk
+	lanes []*lane
+	to    []Checkpoint
+	err   error
+}
+
+// An outcome is what became of the delivery of a parcel, or what a Load found.
+type outcome struct {
+	ln     *lane
+	parcel *parcel // nil: it was a Load
+	repeat bool    // the parcel was sent before, with unknown outcome
+	found  *found  // of a Load or a conflict
+	err    error   // fatal, or the context ended
+}
+
+type polled struct {
+	shard  int
+	epoch  uint64
+	stored Checkpoint // zero: missing
+}
+
+var errStopped = errors.New("stopped")
+
+// consume counts one partition until ctx ends, the partition does, or an error
+// is fatal. It flushes before it returns.
+func (p *Pipeline) consume(ctx context.Context, part Partition) error {
+	c := &consumer{
+		aggregator: aggregator{
+			id: part.ID(), def: p.def, table: newTable(), spans: spans{def: p.def}, closings: spans{def: p.def},
+			onLate: p.cfg.OnLate,
+		},
+		p: p, part: part, all: true, committed: -1,
+		answers: make(chan answer, 1), outcomes: make(chan outcome, len(p.shards)),
+		polled: make(chan polled, len(p.shards)), halted: make(chan struct{}),
+		troubles: map[int]error{},
+	}
+	c.onReject = c.reject
+	p.registering.Lock()
+	_, known := p.first[c.id]
+	p.registering.Unlock()
+	if !known {
+		if err := p.register(ctx); err != nil {
+			return err
+		}
+	}
+	for i, shard := range p.shards {
+		c.lanes = append(c.lanes, &lane{shard: shard, index: i, reload: true})
+	}
+	p.mu.Lock()
+	if _, ok := p.parts[c.id]; ok {
+		p.mu.Unlock()
+		return fmt.Errorf("tumble: partition %s is being read already", c.id)
+	}
+	p.parts[c.id] = &PartitionStats{ID: c.id, Offset: -1, End: -1, Committed: -1}
+	p.consumers[c] = struct{}{}
+	p.mu.Unlock()
+	defer func() {
+		p.mu.Lock()
+		delete(p.parts, c.id)
+		delete(p.consumers, c)
+		p.mu.Unlock()
+	}()
+	return c.run(ctx)
+}
+
+// run starts what can be started, waits for what comes first, and so on.
+func (c *consumer) run(ctx context.Context) error {
+	// The last flush outlives ctx, but not for ever.
+	sending, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer c.calls.Wait()
+	defer cancel()
+	var deadline *time.Timer
+	wake := time.NewTimer(0)
+	defer wake.Stop()
+	done := ctx.Done()
+	for {
+		room := c.advance(ctx, sending)
+		if c.finished() {
+			break
+		}
+		if c.stop != nil && deadline == nil {
+			deadline = time.AfterFunc(c.p.cfg.ShutdownTimeout, cancel)
+			defer deadline.Stop()
+		}
+		wake.Stop()
+		if at := c.next(); !at.IsZero() {
+			wake.Reset(time.Until(at))
+		}
+		select {
+		case a := <-c.answers:
+			c.reading = false
+			c.take(ctx, a)
+		case o := <-c.outcomes:
+			c.settleCall(o)
+		case s := <-c.polled:
+			c.compare(s)
+		case <-wake.C:
+		case <-room:
+		case <-done:
+			done = nil
+			c.halt(errStopped)
+		}
+	}
+	return c.leave()
+}
+
+// halt ends reading for good; what is pending is still flushed.
+func (c *consumer) halt(why error) {
+	if c.stop == nil {
+		c.stop = why
+		close(c.halted)
+	}
+}
+
+func (c *consumer) closing() bool { return c.stop != nil || c.over != nil }
+
+// finished reports whether nothing is left to do.
+func (c *consumer) finished() bool {
+	if !c.closing() || c.reading || c.stop == nil && c.all {
+		return false
+	}
+	for _, ln := range c.lanes {
+		if ln.busy || !ln.lost && (ln.found != nil || !ln.empty() || !c.target(ln).Same(ln.sealed)) {
+			return false
+		}
+	}
+	return true
+}
+
+// leave says what the partition ended with.
+func (c *consumer) leave() error {
+	c.commit()
+	var events int64
+	for _, ln := range c.lanes {
+		n, increments := ln.drop(&c.table)
+		events += n
+		c.p.book(func(s *Stats) { s.Increments -= int64(increments) })
+	}
+	if c.stop == nil || c.stop == errStopped {
+		if events > 0 {
+			c.p.cfg.Logger.Warn("stopped before everything was flushed: it is read again by whoever goes on", "partition", c.id, "events", events)
+		}
+		return nil
+	}
+	return c.stop
+}
+
+// next returns when to go on even if nothing happens; zero: never.
+func (c *consumer) next() time.Time {
+	var at time.Time
+	now := time.Now()
+	for _, t := range []time.Time{c.flushAt, c.readAt, c.restAt} {
+		if t.After(now) && (at.IsZero() || t.Before(at)) {
+			at = t
+		}
+	}
+	return at
+}
+
+// advance starts every call that can be started. It returns a channel to wait
+// for if reading waits for room.
+func (c *consumer) advance(ctx, sending context.Context) (room <-chan struct{}) {
+	now := time.Now()
+	if !c.flushAt.IsZero() && !now.Before(c.flushAt) {
+		c.flushed, c.flushAt = now, time.Time{}
+		c.flush(now)
+		c.arm()
+	}
+	resting := now.Before(c.restAt) && c.stop == nil
+	settle := c.lanes[:0:0]
+	for _, ln := range c.lanes {
+		c.launch(ctx, sending, ln, resting)
+		if ln.found != nil {
+			settle = append(settle, ln)
+		}
+	}
+	switch {
+	case c.reading || c.stop != nil || resting || now.Before(c.readAt):
+	case c.all && len(settle) < len(c.lanes):
+	case len(settle) > 0:
+		c.reading = true
+		c.calls.Go(func() { c.answers <- c.resume(ctx, settle) })
+	case c.over != nil:
+	default:
+		if room = c.p.full(); room != nil {
+			return room
+		}
+		c.reading = true
+		from := c.pos
+		c.calls.Go(func() {
+			chunk, err := c.part.Fetch(ctx, from)
+			c.answers <- answer{chunk: chunk, err: err}
+		})
+	}
+	return nil
+}
+
+// launch starts the lane's next call, if there is one.
+func (c *consumer) launch(ctx, sending context.Context, ln *lane, resting bool) {
+	if ln.busy || ln.found != nil || ln.lost {
+		return
+	}
+	if ln.reload && c.stop != nil {
+		ln.lost = true // it was never settled, and now never will be
+		return
+	}
+	if len(ln.queue) == 0 && !ln.reload && c.closing() || c.all && len(ln.open) > 0 {
+		if to := c.target(ln); !to.Same(ln.sealed) {
+			c.seal(ln, to)
+		}
+	}
+	switch {
+	case len(ln.queue) > 0 && (!ln.reload || c.all):
+		if !resting {
+			c.start(ln, func() outcome { return c.deliver(sending, ln, ln.queue[0]) })
+		}
+	case ln.reload:
+		c.start(ln, func() outcome { return c.load(ctx, ln, nil) })
+	}
+}
+
+func (c *consumer) start(ln *lane, call func() outcome) {
+	ln.busy = true
+	ln.epoch.Add(1)
+	c.calls.Go(func() { c.outcomes <- call() })
+}
+
+// deliver sends a parcel until its outcome is definite or ctx ends.
+func (c *consumer) deliver(ctx context.Context, ln *lane, b *parcel) outcome {
+	o := outcome{ln: ln, parcel: b}
+	for wait := (backoff{}); ; {
+		err := ln.shard.Apply(ctx, b.Batch)
+		switch {
+		case err == nil:
+			c.trouble(ln.index, nil)
+			return o
+		case errors.Is(err, ErrConflict):
+			c.trouble(ln.index, nil)
+			c.p.book(func(s *Stats) { s.Conflicts++ })
+			found := c.load(ctx, ln, nil)
+			o.found, o.err = found.found, found.err
+			return o
+		case errors.Is(err, ErrDefinition) || ctx.Err() != nil:
+			o.err = fmt.Errorf("tumble: apply %s@%d to shard %d: %w", c.id, b.From.Offset, ln.index, err)
+			return o
+		}
+		o.repeat = true
+		c.trouble(ln.index, fmt.Errorf("tumble: apply %s@%d to shard %d: %w", c.id, b.From.Offset, ln.index, err))
+		c.p.book(func(s *Stats) { s.Retries++ })
+		if !wait.sleep(ctx, c.halted) {
+			o.err = ctx.Err()
+			return o
+		}
+	}
+}
+
+// load finds what is stored in the lane's shard, storing what it lacks; restart,
+// if set, is where the partition begins anew.
+func (c *consumer) load(ctx context.Context, ln *lane, restart *Checkpoint) outcome {
+	init := func() map[string]Checkpoint {
+		all := c.p.init()
+		if restart != nil {
+			all[c.id] = *restart
+		}
+		return all
+	}
+	stored, err := c.p.load(ctx, ln.index, init, func(err error) { c.trouble(ln.index, err) })
+	if err != nil {
+		return outcome{ln: ln, err: err}
+	}
+	mine, ok := stored[c.id]
+	if !ok {
+		return outcome{ln: ln, err: fmt.Errorf("tumble: load shard %d: the sink did not store partition %s", ln.index, c.id)}
+	}
+	return outcome{ln: ln, found: &found{mine, c.p.def.Frontier(stored)}}
+}
+
+// resume asks the source where lanes are to go on.
+func (c *consumer) resume(ctx context.Context, lanes []*lane) answer {
+	a := answer{lanes: lanes}
+	// Lanes mostly stand at the same place, and to ask may cost a request.
+	type place struct {
+		log            string
+		origin, offset int64
+		wm             mark
+	}
+	known := map[place]Checkpoint{}
+	for _, ln := range lanes {
+		stored := ln.found.stored
+		at := place{stored.Log, stored.Origin, stored.Offset, markOf(stored.Watermark)}
+		to, ok := known[at]
+		for wait := (backoff{}); !ok; {
+			var err error
+			if to, err = c.part.Resume(ctx, stored); err == nil {
+				break
+			}
+			a.err = fmt.Errorf("tumble: resume %s@%d: %w", c.id, stored.Offset, err)
+			if !errors.Is(err, ErrUnavailable) || ctx.Err() != nil {
+				return a
+			}
+			c.trouble(-1, a.err)
+			c.p.book(func(s *Stats) { s.Retries++ })
+			if !wait.sleep(ctx, nil) {
+				return a
+			}
+		}
+		known[at] = to
+		a.to = append(a.to, to)
+	}
+	a.err = nil
+	c.trouble(-1, nil)
+	return a
+}
+
+// settleCall takes the outcome of a lane's call.
+func (c *consumer) settleCall(o outcome) {
+	ln := o.ln
+	ln.busy = false
+	ln.epoch.Add(1)
+	if o.err != nil {
+		ln.lost = true
+		if c.stop == nil {
+			c.halt(o.err)
+		}
+		return
+	}
+	mine := o.found == nil
+	if o.parcel == nil || !mine && !o.found.stored.Same(o.parcel.To) {
+		ln.found = o.found
+		ln.rival = o.parcel != nil
+		ln.lost = c.stop != nil
+		return
+	}
+	// The parcel's counts are in the shard. If this process never heard an
+	// error for it, another one sent the same.
+	b := o.parcel
+	ln.queue = ln.queue[1:]
+	ln.stored = b.To
+	c.p.book(func(s *Stats) {
+		s.Flushes++
+		s.Pending -= b.tally.events()
+		s.Increments -= int64(len(b.Deltas))
+		if !mine && !o.repeat {
+			s.Replayed += b.tally.events()
+			return
+		}
+		b.tally.book(s)
+	})
+	if mine {
+		c.conflicts = 0
+	}
+	if cap(b.Deltas) > 0 && len(c.free) < len(c.lanes) {
+		c.free = append(c.free, b.Deltas[:0])
+	}
+	if len(ln.queue) == 0 && len(ln.open) > 0 && (ln.due || len(ln.open) >= sealAt) {
+		c.seal(ln, c.target(ln))
+	}
+	c.commit()
+}
+
+// compare looks for a loss in what the poll found: a lane that had nothing
+// under way must find its own checkpoint.
+func (c *consumer) compare(s polled) {
+	ln := c.lanes[s.shard]
+	if ln.busy || ln.reload || ln.found != nil || ln.epoch.Load() != s.epoch || s.stored.Same(ln.stored) || c.stop != nil {
+		return
+	}
+	c.p.cfg.Logger.Warn("the sink holds another checkpoint than was left there: reading goes back", "partition", c.id, "shard", s.shard, "left", ln.stored, "found", s.stored)
+	ln.reload = true
+}
+
+// take handles what a call on the partition returned.
+func (c *consumer) take(ctx context.Context, a answer) {
+	switch {
+	case a.lanes != nil && a.err == nil:
+		c.adopt(ctx, a)
+	case a.lanes != nil:
+		c.halt(a.err)
+	case a.err == nil:
+		c.retry = backoff{}
+		c.trouble(-1, nil)
+		c.read(a.chunk)
+	case errors.Is(a.err, ErrEnded):
+		c.over, c.ended = ErrEnded, true
+	case errors.Is(a.err, io.EOF):
+		c.over = io.EOF
+	case ctx.Err() != nil:
+	case errors.Is(a.err, ErrOffsetOutOfRange):
+		// What is pending cannot be read again: it is flushed first.
+		c.settleAll()
+		fallthrough
+	default:
+		c.calm = calm{}
+		c.readAt = time.Now().Add(c.retry.next())
+		c.trouble(-1, fmt.Errorf("tumble: fetch %s@%d: %w", c.id, c.pos, a.err))
+		c.p.book(func(s *Stats) { s.Retries++ })
+	}
+}
+
+func (c *consumer) settleAll() {
+	c.all = true
+	for _, ln := range c.lanes {
+		ln.reload = true
+	}
+}
+
+// adopt settles lanes: they drop what they hold and go on from what is stored,
+// or where the source says instead, and reading goes back to the lane that is
+// furthest behind. The other lanes keep theirs.
+func (c *consumer) adopt(ctx context.Context, a answer) {
+	for _, ln := range c.lanes {
+		if !ln.ahead {
+			ln.ahead, ln.next, ln.mark = true, c.pos, c.wm
+		}
+	}
+	var rival, again bool
+	for i, ln := range a.lanes {
+		found, to := ln.found, a.to[i]
+		rival = rival || ln.rival
+		ln.found, ln.rival, ln.reload = nil, false, false
+		events, increments := ln.drop(&c.table)
+		c.p.book(func(s *Stats) {
+			s.Pending -= events
+			s.Replayed += events
+			s.Increments -= int64(increments)
+		})
+		if to.Log != found.stored.Log && found.stored.Ended {
+			// Counts as missing: the new log begins at the frontier, which
+			// only the shard can know for sure.
+			c.start(ln, func() outcome { return c.load(ctx, ln, &to) })
+			again = true
+			continue
+		}
+		from, err := c.place(ln, found, to)
+		if err != nil {
+			c.halt(err)
+			return
+		}
+		if n := c.p.lose(c.id, to.Log, from, to.Offset); n > 0 {
+			c.p.cfg.Logger.Error("events can no longer be read and were not counted", "partition", c.id, "from", from, "to", to.Offset, "at most", n)
+		}
+	}
+	for _, ln := range c.lanes {
+		again = again || ln.sealed.Log != c.lanes[0].sealed.Log
+	}
+	c.all = false
+	c.over, c.ended = nil, false
+	if again {
+		// Offsets of two logs do not compare.
+		c.settleAll()
+		return
+	}
+	if log := c.lanes[0].sealed.Log; log != c.log {
+		c.log, c.committed = log, -1
+	}
+	c.rewind()
+	c.arm()
+	c.commit()
+	if rival {
+		c.rest()
+	}
+}
+
+// read counts a chunk and books it.
+func (c *consumer) read(ch Chunk) {
+	p := c.p
+	r, err := c.count(ch, time.Now().Add(p.cfg.MaxAhead).UnixNano())
+	if err != nil {
+		c.halt(err)
+	} else if p.cfg.Idle >= 0 {
+		c.promise(ch, p.cfg.Idle, p.top)
+	}
+	c.arm()
+	p.mu.Lock()
+	p.books.Read += int64(len(ch.Events)) + ch.Rejected + ch.Skipped
+	p.books.Rejected += ch.Rejected
+	p.books.Skipped += ch.Skipped
+	p.books.Replayed += r.replayed
+	p.books.Pending += int64(len(ch.Events)) - r.replayed
+	p.books.Increments += r.increments
+	part := p.parts[c.id]
+	part.Offset, part.End, part.Watermark, part.CaughtUp = c.pos, ch.End, c.wm.time(), ch.End >= 0 && c.pos >= ch.End
+	p.mu.Unlock()
+}
+
+// arm sets the time of the next flush, if there is something to flush.
+func (c *consumer) arm() {
+	if !c.stale || !c.flushAt.IsZero() {
+		return
+	}
+	c.flushAt = c.flushed.Add(c.p.cfg.FlushInterval)
+	if now := time.Now(); c.flushAt.Before(now) {
+		c.flushAt = now
+	}
+}
+
+func (c *consumer) reject(ev *Event) {
+	c.p.cfg.Logger.Warn("event time is not within the years 1700 to 2199: not counted", "partition", c.id, "offset", ev.Offset, "key", ev.Key, "time", ev.Time)
+}
+
+// rest gives way to another process that counts this partition.
+func (c *consumer) rest() {
+	c.conflicts++
+	if c.conflicts < 2 {
+		return
+	}
+	if c.conflicts == 2 {
+		c.p.cfg.Logger.Warn("another process counts this partition too: counts stay exact, but both are slowed down", "partition", c.id)
+	}
+	wait := min(rivalWait<<min(c.conflicts-2, 10), maxWait)
+	c.restAt = time.Now().Add(wait/2 + rand.N(wait/2))
+}
+
+// commit tells the source how far every shard holds its counts.
+func (c *consumer) commit() {
+	low := int64(-1)
+	for _, ln := range c.lanes {
+		if ln.stored.Log != c.log || c.log == "" {
+			return
+		}
+		if low < 0 || ln.stored.Offset < low {
+			low = ln.stored.Offset
+		}
+	}
+	if low <= c.committed {
+		return
+	}
+	c.committed = low
+	c.p.mu.Lock()
+	c.p.parts[c.id].Committed = low
+	c.p.mu.Unlock()
+	if committer, ok := c.part.(Committer); ok {
+		committer.Committed(low)
+	}
+}
+
+// trouble remembers the last error of a lane, or of the partition for -1, until
+// nil says that it has passed. It is logged when the first comes and when the
+// last has gone.
+func (c *consumer) trouble(index int, err error) {
+	p := c.p
+	p.mu.Lock()
+	before := len(c.troubles)
+	if delete(c.troubles, index); err != nil {
+		c.troubles[index] = err
+	}
+	after := len(c.troubles)
+	if part := p.parts[c.id]; part != nil {
+		part.Err = nil
+		for _, err := range c.troubles {
+			part.Err = err
+		}
+	}
+	p.mu.Unlock()
+	switch {
+	case before == 0 && after > 0:
+		p.cfg.Logger.Warn("trying again until it works", "partition", c.id, "error", err)
+	case before > 0 && after == 0:
+		p.cfg.Logger.Info("works again", "partition", c.id)
+	}
+}

@@ -1,9 +1,14 @@
 package tumble
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"hash/maphash"
+	"math"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -269,4 +274,550 @@ func (d Definition) Finality(frontier, end time.Time) (final, expired bool) {
 		return false, true
 	}
 	return true, false
+}
+
+// A mark is a watermark in the pipeline: nanoseconds since the Unix epoch, or
+// none, which is a case of its own and not a very early time.
+type mark struct {
+	ns int64
+	ok bool
+}
+
+func markOf(t time.Time) mark {
+	if t.IsZero() {
+		return mark{}
+	}
+	return mark{t.UnixNano(), true}
+}
+
+func (m mark) time() time.Time {
+	if !m.ok {
+		return time.Time{}
+	}
+	return time.Unix(0, m.ns).UTC()
+}
+
+// passed reports whether m has reached ns.
+func (m mark) passed(ns int64) bool { return m.ok && m.ns >= ns }
+
+func later(a, b mark) mark {
+	if b.ok && (!a.ok || b.ns > a.ns) {
+		return b
+	}
+	return a
+}
+
+func earlier(a, b mark) mark {
+	if !a.ok || !b.ok {
+		return mark{}
+	}
+	return mark{min(a.ns, b.ns), true}
+}
+
+// Event times are in [minTime, maxTime), in seconds, so that no arithmetic on
+// nanoseconds overflows; the zero time is outside.
+var (
+	minTime = time.Date(1700, 1, 1, 0, 0, 0, 0, time.UTC).Unix()
+	maxTime = time.Date(2200, 1, 1, 0, 0, 0, 0, time.UTC).Unix()
+)
+
+// nanos returns t in nanoseconds, or false if it is no usable event time.
+func nanos(t time.Time) (int64, bool) {
+	s := t.Unix()
+	return s*1e9 + int64(t.Nanosecond()), s >= minTime && s < maxTime
+}
+
+// A span is a window and what its end means, in nanoseconds.
+type span struct {
+	start, end int64
+	final      int64 // a watermark that reaches it makes the window final
+	expired    int64 // ... and past retention; the maximum: never
+}
+
+// spans finds the window of an event. It remembers the last two windows,
+// because event times of one partition hover about the end of one and the start
+// of the next (BenchmarkPipeline/keys=10000).
+type spans struct {
+	def        Definition
+	last, prev span
+}
+
+func (s *spans) of(ns int64) *span {
+	if ns >= s.last.start && ns < s.last.end {
+		return &s.last
+	}
+	s.last, s.prev = s.prev, s.last
+	if ns < s.last.start || ns >= s.last.end {
+		s.last = s.find(ns)
+	}
+	return &s.last
+}
+
+func (s *spans) find(ns int64) span {
+	start, end := s.def.Window.Bounds(time.Unix(0, ns).UTC())
+	sp := span{start: start.UnixNano(), end: end.UnixNano(), expired: math.MaxInt64}
+	sp.final = sp.end + int64(s.def.Grace)
+	if s.def.Retention > 0 {
+		sp.expired = sp.final + int64(s.def.Retention)
+	}
+	return sp
+}
+
+// An entry is one window and key, and its increment in the open batch of its
+// key's lane. It outlives the batch, so that a key that comes again costs
+// neither a Hash nor a copy of the key.
+type entry struct {
+	key    string
+	window int64 // start
+	n      int64 // 0: not in the open batch
+	lane   int32
+}
+
+// A table finds the entry of a window and key: open addressing with linear
+// probing, entries apart from slots. A Go map is no choice here: assigning
+// through a borrowed key stores the borrowed string header, even for a key that
+// is present. The table also hashes once an event, and needs no pass over
+// itself when a batch is sealed (BenchmarkPipeline).
+type table struct {
+	seed    maphash.Seed
+	entries []entry
+	slots   []uint64 // hash's upper half, index in entries + 1; 0: free
+}
+
+const (
+	minSlots = 1 << 10
+	// maxIdle is how many entries may be kept, beyond a multiple of those in
+	// open batches, for their keys to come again.
+	maxIdle = 1 << 15
+)
+
+func newTable() table { return table{seed: maphash.MakeSeed(), slots: make([]uint64, minSlots)} }
+
+func (t *table) hash(window int64, key string) uint64 {
+	h := maphash.String(t.seed, key) ^ uint64(window)*0x9e3779b97f4a7c15
+	return h ^ h>>32
+}
+
+// find returns the index of window and key in t.entries, adding it if it is
+// missing: then fresh is true and the entry has its own copy of key.
+func (t *table) find(window int64, key string) (index int32, fresh bool) {
+	h := t.hash(window, key)
+	mask := uint64(len(t.slots) - 1)
+	at := h & mask
+	for ; t.slots[at] != 0; at = (at + 1) & mask {
+		if t.slots[at]>>32 != h>>32 {
+			continue
+		}
+		index = int32(uint32(t.slots[at]) - 1)
+		if e := &t.entries[index]; e.window == window && e.key == key {
+			return index, false
+		}
+	}
+	index = int32(len(t.entries))
+	t.entries = append(t.entries, entry{key: strings.Clone(key), window: window})
+	t.slots[at] = h>>32<<32 | uint64(index+1)
+	if 2*len(t.entries) > len(t.slots) {
+		t.rehash(2 * len(t.slots))
+	}
+	return index, true
+}
+
+func (t *table) rehash(slots int) {
+	t.slots = make([]uint64, slots)
+	mask := uint64(slots - 1)
+	for i := range t.entries {
+		h := t.hash(t.entries[i].window, t.entries[i].key)
+		at := h & mask
+		for t.slots[at] != 0 {
+			at = (at + 1) & mask
+		}
+		t.slots[at] = h>>32<<32 | uint64(i+1)
+	}
+}
+
+// shrink forgets the entries that are in no open batch, once they are many.
+func (t *table) shrink(lanes []*lane) {
+	if len(t.entries) < maxIdle {
+		return
+	}
+	live := 0
+	for _, ln := range lanes {
+		live += len(ln.open)
+	}
+	if len(t.entries) < 4*live {
+		return
+	}
+	kept := make([]entry, 0, max(2*live, minSlots))
+	for _, ln := range lanes {
+		for i, index := range ln.open {
+			ln.open[i] = int32(len(kept))
+			kept = append(kept, t.entries[index])
+		}
+	}
+	t.entries = kept
+	slots := minSlots
+	for slots < 4*live {
+		slots *= 2
+	}
+	t.rehash(slots)
+}
+
+// A tally is what became of the events of one batch; it is booked with it.
+type tally struct{ counted, late, ahead, dropped, expired, rejected int64 }
+
+func (t tally) events() int64 { return t.counted + t.dropped + t.expired + t.rejected }
+
+func (t tally) book(s *Stats) {
+	s.Counted += t.counted
+	s.Late += t.late
+	s.Ahead += t.ahead
+	s.DroppedLate += t.dropped
+	s.Expired += t.expired
+	s.Rejected += t.rejected
+}
+
+// A parcel is a sealed batch: frozen, so that it can be sent again after an
+// unknown outcome.
+type parcel struct {
+	Batch
+	tally tally
+}
+
+// A lane carries the increments of one partition to one shard. At most one of
+// its parcels, the first of the queue, is outstanding.
+type lane struct {
+	shard  Shard
+	index  int
+	stored Checkpoint // in the shard, as far as is known
+	sealed Checkpoint // To of the newest parcel; stored if there is none
+	wrote  time.Time  // when the newest parcel was sealed
+
+	// A lane that is ahead has seen the events up to next already, when reading
+	// went back for another lane; mark is the watermark there. Any other lane
+	// stands where reading stands.
+	ahead bool
+	next  int64
+	mark  mark
+
+	open  []int32 // entries of the open batch
+	tally tally   // of the open batch
+	queue []*parcel
+
+	busy   bool          // a call is under way: a parcel's delivery or a Load
+	due    bool          // a flush came while busy
+	reload bool          // Load once empty, then settle
+	found  *found        // what is stored instead; the lane waits to be settled
+	rival  bool          // found by a conflict
+	lost   bool          // found while draining: what the lane holds is not sent
+	epoch  atomic.Uint64 // counts calls, so that the poll can tell whether one came in between
+}
+
+// found is what a lane's shard holds, as Load saw it.
+type found struct {
+	stored   Checkpoint // of the lane's partition
+	frontier time.Time  // of the shard
+}
+
+// empty reports whether the lane holds nothing that was not sent.
+func (ln *lane) empty() bool { return !ln.busy && len(ln.queue) == 0 && len(ln.open) == 0 }
+
+// seal freezes the open batch into a parcel that moves the checkpoint to to;
+// deltas is an empty slice to use.
+func (ln *lane) seal(partition string, t *table, to Checkpoint, deltas []Delta) {
+	for _, index := range ln.open {
+		e := &t.entries[index]
+		deltas = append(deltas, Delta{Window: time.Unix(0, e.window).UTC(), Key: e.key, N: e.n})
+		e.n = 0
+	}
+	ln.queue = append(ln.queue, &parcel{Batch{partition, ln.sealed, to, deltas}, ln.tally})
+	ln.sealed = to
+	ln.open = ln.open[:0]
+	ln.tally = tally{}
+	ln.wrote = time.Now()
+}
+
+// drop empties the lane and returns how much it held.
+func (ln *lane) drop(t *table) (events int64, increments int) {
+	events, increments = ln.tally.events(), len(ln.open)
+	for _, index := range ln.open {
+		t.entries[index].n = 0
+	}
+	ln.open, ln.tally = ln.open[:0], tally{}
+	for _, b := range ln.queue {
+		events += b.tally.events()
+		increments += len(b.Deltas)
+	}
+	ln.queue = nil
+	return events, increments
+}
+
+// An aggregator counts the events of one partition into lanes, one for each
+// shard. It does no I/O and has no goroutine: the partition's feeds it Chunks
+// and takes parcels from its lanes.
+type aggregator struct {
+	id    string // of the partition
+	def   Definition
+	lanes []*lane
+	table table
+	spans spans
+
+	pos   int64   // the next offset: all before it are in some lane
+	wm    mark    // what events at pos are judged by
+	ahead []*lane // those that have seen pos, by next
+	limit mark    // smallest of their marks: no event's time moves wm beyond it
+	calm  calm
+	ended bool // there is nothing beyond pos, and never will be
+
+	stale    bool    // some checkpoint is older than what was read
+	full     []*lane // perhaps to be sealed at the end of the record
+	free     [][]Delta
+	closings spans // like spans, for watermarks
+
+	onLate   func(Late)   // may be nil
+	onReject func(*Event) // an event whose time is not usable
+}
+
+// calm is a row of Chunks that bring no event and find the partition caught up.
+type calm struct {
+	since time.Time // AsOf of the first; zero: no row
+	wm    mark      // as the row began
+}
+
+// A reading is what a chunk adds to the books.
+type reading struct{ replayed, increments int64 }
+
+// place puts a lane where the source says to go on from what is stored. What lies
+// between from, in the log of to, and to is lost to it.
+func (a *aggregator) place(ln *lane, found *found, to Checkpoint) (from int64, err error) {
+	stored := found.stored
+	ln.stored, ln.sealed, ln.wrote = stored, stored, time.Now()
+	ln.mark = later(markOf(stored.Watermark), markOf(to.Watermark))
+	from = stored.Offset
+	switch {
+	case to.Log != stored.Log:
+		from = to.Origin
+		to.Watermark, to.Ended = ln.mark.time(), false
+		ln.seal(a.id, &a.table, to, nil)
+	case to.Origin != stored.Origin || to.Offset < from:
+		return 0, fmt.Errorf("tumble: resume %s@%v: the source answered %v, which is not after it", a.id, stored, to)
+	case stored.Ended:
+		// Nobody waited for it: its windows may be final.
+		ln.mark = later(ln.mark, markOf(found.frontier))
+	}
+	ln.ahead, ln.next = true, to.Offset
+	ln.epoch.Add(1)
+	return from, nil
+}
+
+// rewind goes back to the lane that is furthest behind. What reading remembered
+// of event times is forgotten: the marks of the lanes it passes tell.
+func (a *aggregator) rewind() {
+	a.ahead = slices.Clone(a.lanes)
+	slices.SortFunc(a.ahead, func(a, b *lane) int { return cmp.Compare(a.next, b.next) })
+	a.wm = mark{}
+	a.calm = calm{}
+	a.stale = true
+	a.pos = a.ahead[0].next
+	a.pass()
+}
+
+// pass joins the lanes that pos has reached to reading.
+func (a *aggregator) pass() {
+	for len(a.ahead) > 0 && a.ahead[0].next <= a.pos {
+		a.wm = later(a.wm, a.ahead[0].mark)
+		a.ahead[0].ahead = false
+		a.ahead = a.ahead[1:]
+	}
+	for i, ln := range a.ahead {
+		if i == 0 {
+			a.limit = ln.mark
+		} else {
+			a.limit = earlier(a.limit, ln.mark)
+		}
+	}
+}
+
+// count adds a chunk's events to their lanes. Times beyond soonest do not move
+// the watermark. An error is the source's fault.
+func (a *aggregator) count(ch Chunk, soonest int64) (r reading, err error) {
+	pos, wm := a.pos, a.wm
+	at := int64(-1)
+	for i := range ch.Events {
+		ev := &ch.Events[i]
+		if ev.Offset != at {
+			if at = ev.Offset; at < a.pos || at >= ch.Next {
+				return r, fmt.Errorf("tumble: fetch %s@%d: the source returned offset %d in a chunk from %d to %d", a.id, pos, at, a.pos, ch.Next)
+			}
+			a.pos = at
+			if len(a.full) > 0 {
+				a.sealFull()
+			}
+			if len(a.ahead) > 0 {
+				a.pass()
+			}
+		}
+		ns, ok := nanos(ev.Time)
+		if !ok {
+			ln := a.lanes[Hash(ev.Key)%uint64(len(a.lanes))]
+			if ln.ahead {
+				r.replayed++
+			} else {
+				ln.tally.rejected++
+				a.onReject(ev)
+			}
+			continue
+		}
+		sp := a.spans.of(ns)
+		index, fresh := a.table.find(sp.start, ev.Key)
+		e := &a.table.entries[index]
+		if fresh {
+			e.lane = int32(Hash(ev.Key) % uint64(len(a.lanes)))
+		}
+		ln := a.lanes[e.lane]
+		if ln.ahead {
+			r.replayed++
+		} else if !a.wm.passed(sp.final) || a.late(ln, ev, sp) {
+			if e.n == 0 {
+				r.increments++
+				ln.open = append(ln.open, index)
+				if n := len(ln.open); n == sealAt || n >= sealBusy {
+					a.full = append(a.full, ln)
+				}
+			}
+			e.n++
+			ln.tally.counted++
+			if ns > soonest {
+				ln.tally.ahead++
+			}
+		}
+		// While lanes are ahead, a time beyond their marks does not count: it
+		// did not when it was read first.
+		if (!a.wm.ok || ns > a.wm.ns) && ns <= soonest && (len(a.ahead) == 0 || a.limit.passed(ns)) {
+			a.wm = mark{ns, true}
+		}
+	}
+	if ch.Next < a.pos {
+		return r, fmt.Errorf("tumble: fetch %s@%d: the source returned a chunk that ends at %d", a.id, pos, ch.Next)
+	}
+	a.pos = ch.Next
+	a.sealFull()
+	a.pass()
+	a.table.shrink(a.lanes)
+	if a.pos != pos || a.wm != wm {
+		a.stale = true
+	}
+	return r, nil
+}
+
+// late reports whether an event of a window that is final is counted all the
+// same, and tells who wants to know.
+func (a *aggregator) late(ln *lane, ev *Event, sp *span) bool {
+	expired := a.wm.passed(sp.expired)
+	counted := !expired && !a.def.DropLate
+	switch {
+	case expired:
+		ln.tally.expired++
+	case counted:
+		ln.tally.late++
+	default:
+		ln.tally.dropped++
+	}
+	if a.onLate != nil {
+		a.onLate(Late{
+			Partition: a.id, Event: *ev, Window: time.Unix(0, sp.start).UTC(),
+			Watermark: a.wm.time(), Counted: counted, Expired: expired,
+		})
+	}
+	return counted
+}
+
+// promise moves the watermark of a partition that is silent and caught up: no
+// event will come that is much older than now. top is the largest watermark in
+// the sink.
+func (a *aggregator) promise(ch Chunk, idle time.Duration, top func() mark) {
+	if len(ch.Events) > 0 || ch.End < 0 || ch.Next < ch.End || len(a.ahead) > 0 || ch.AsOf.IsZero() {
+		a.calm = calm{}
+		return
+	}
+	if a.calm.since.IsZero() {
+		a.calm = calm{ch.AsOf, a.wm}
+		return
+	}
+	q := ch.AsOf.Sub(a.calm.since)
+	if idle < 0 || q < idle {
+		return
+	}
+	wm := a.wm
+	if w := a.calm.wm; w.ok {
+		a.wm = later(a.wm, mark{w.ns + int64(q-idle), true})
+	}
+	if top := top(); top.ok {
+		a.wm = later(a.wm, mark{min(top.ns, ch.AsOf.UnixNano()) - int64(idle), true})
+	}
+	if a.wm != wm {
+		a.stale = true
+	}
+}
+
+// target is the checkpoint that a lane's open batch leads to.
+func (a *aggregator) target(ln *lane) Checkpoint {
+	to := ln.sealed
+	wm := a.wm
+	if to.Offset = a.pos; ln.ahead {
+		to.Offset, wm = ln.next, ln.mark
+	}
+	if to.Offset == ln.sealed.Offset && to.Ended {
+		return ln.sealed
+	}
+	to.Ended = a.ended
+	to.Watermark = later(markOf(to.Watermark), wm).time()
+	return to
+}
+
+func (a *aggregator) seal(ln *lane, to Checkpoint) {
+	var deltas []Delta
+	if n := len(a.free); n > 0 && len(ln.open) > 0 {
+		deltas, a.free = a.free[n-1], a.free[:n-1]
+	}
+	ln.seal(a.id, &a.table, to, deltas)
+}
+
+func (a *aggregator) sealFull() {
+	for _, ln := range a.full {
+		if n := len(ln.open); n >= sealBusy || n >= sealAt && !ln.busy && len(ln.queue) == 0 {
+			a.seal(ln, a.target(ln))
+		}
+	}
+	a.full = a.full[:0]
+}
+
+// flush seals what is open. A lane without increments writes its checkpoint
+// when a window closes with it, when it lags, or else now and then.
+func (a *aggregator) flush(now time.Time) {
+	a.stale = false
+	for _, ln := range a.lanes {
+		to := a.target(ln)
+		switch {
+		case ln.found != nil || ln.lost:
+		case len(ln.open) > 0 && (ln.busy || len(ln.queue) > 0):
+			ln.due = true
+		case len(ln.open) > 0:
+			a.seal(ln, to)
+		case to.Same(ln.sealed):
+		case !ln.busy && len(ln.queue) == 0 && (to.Offset-ln.sealed.Offset >= lagLimit || now.Sub(ln.wrote) >= quietEvery || a.closes(ln.sealed, to)):
+			a.seal(ln, to)
+		default:
+			a.stale = true
+		}
+	}
+}
+
+// closes reports whether some window becomes final between two checkpoints.
+func (a *aggregator) closes(from, to Checkpoint) bool {
+	old, new := markOf(from.Watermark), markOf(to.Watermark)
+	if old == new || !new.ok {
+		return false
+	}
+	grace := int64(a.def.Grace)
+	return !old.ok || a.closings.of(new.ns-grace).start > a.closings.of(old.ns-grace).start
 }
