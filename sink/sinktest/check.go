@@ -1,0 +1,272 @@
+package sinktest
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"maps"
+	"strings"
+	"time"
+
+	"github.com/tumblestream/tumble"
+)
+
+// A check is one run of a rule. Its methods, and those of what it opens, end it
+// by a panic with a failure, which rule turns into the rule's error; they are
+// for the goroutine that the rule runs on.
+type check struct {
+	ctx  context.Context
+	cfg  Config
+	name string // the store's, new for each check
+}
+
+type failure struct{ err error }
+
+// rule returns a Rule whose Check is f.
+func rule(name, doc string, f func(c *check)) Rule {
+	return Rule{Name: name, Doc: doc, Check: func(ctx context.Context, cfg Config) (err error) {
+		defer func() {
+			switch r := recover().(type) {
+			case nil:
+			case failure:
+				err = r.err
+			default:
+				panic(r)
+			}
+		}()
+		word, _, _ := strings.Cut(name, "/")
+		f(&check{ctx, cfg, word + "-" + strings.ToLower(rand.Text()[:10])})
+		return nil
+	}}
+}
+
+func losing(r Rule) Rule {
+	r.NeedsLose = true
+	return r
+}
+
+func (c *check) failf(format string, args ...any) {
+	panic(failure{fmt.Errorf(format, args...)})
+}
+
+// under returns a check under a name of its own.
+func (c *check) under(i int) *check {
+	return &check{c.ctx, c.cfg, fmt.Sprint(c.name, "-", i)}
+}
+
+// ok ends the check if err is not nil.
+func (c *check) ok(err error, doing string, args ...any) {
+	if err != nil {
+		c.failf("%s: %w", fmt.Sprintf(doing, args...), err)
+	}
+}
+
+// wraps ends the check if err does not wrap want.
+func (c *check) wraps(err, want error, doing string, args ...any) {
+	if !errors.Is(err, want) {
+		c.failf("%s: got error %v, want one that wraps %q", fmt.Sprintf(doing, args...), err, want)
+	}
+}
+
+// soon ends the check if f does not return nil within Settle.
+func (c *check) soon(f func() error) {
+	for end := time.Now().Add(c.cfg.Settle); ; time.Sleep(5 * time.Millisecond) {
+		err := f()
+		if err == nil {
+			return
+		}
+		if !time.Now().Before(end) {
+			panic(failure{err})
+		}
+	}
+}
+
+// settle waits until a read must show what was written. It comes before a look
+// for something that must not have changed.
+func (c *check) settle() { time.Sleep(c.cfg.Settle) }
+
+// sink returns the store's sink, as another process has it.
+func (c *check) sink() Sink {
+	s, err := c.cfg.Open(c.ctx, c.name)
+	c.ok(err, "Config.Open(%q)", c.name)
+	return s
+}
+
+// A process is one that has opened the store.
+type process struct {
+	Sink
+	c      *check
+	def    tumble.Definition
+	shards []tumble.Shard
+}
+
+// open opens the store as a new process.
+func (c *check) open(def tumble.Definition) *process {
+	p := &process{Sink: c.sink(), c: c, def: def}
+	var err error
+	p.shards, err = p.Open(c.ctx, def)
+	c.ok(err, "Open(%v)", def)
+	if len(p.shards) == 0 {
+		c.failf("Open returned no shards")
+	}
+	return p
+}
+
+// load calls Load of one shard.
+func (p *process) load(shard int, init map[string]tumble.Checkpoint) map[string]tumble.Checkpoint {
+	got, err := p.shards[shard].Load(p.c.ctx, init)
+	p.c.ok(err, "Load of shard %d", shard)
+	return got
+}
+
+// stored ends the check if the checkpoints of a shard are not want, all of them.
+func (p *process) stored(shard int, want map[string]tumble.Checkpoint, after string) {
+	if got := p.load(shard, nil); !maps.EqualFunc(got, want, tumble.Checkpoint.Same) {
+		p.c.failf("after %s shard %d holds %v, want %v", after, shard, got, want)
+	}
+}
+
+// register stores the checkpoint of a partition in every shard and returns the
+// partition's lanes. It must be the first to do so.
+func (p *process) register(partition string, init tumble.Checkpoint) *lanes {
+	l := &lanes{p, partition, make([]tumble.Checkpoint, len(p.shards))}
+	for i := range p.shards {
+		got := p.load(i, map[string]tumble.Checkpoint{partition: init})
+		at, ok := got[partition]
+		if !ok || at.Log != init.Log || at.Origin != init.Origin || at.Offset != init.Offset {
+			p.c.failf("Load of shard %d with {%s: %v} returned %v", i, partition, init, got)
+		}
+		l.at[i] = at
+	}
+	return l
+}
+
+// lanes are one partition's checkpoints, by shard.
+type lanes struct {
+	*process
+	partition string
+	at        []tumble.Checkpoint
+}
+
+// batch returns the batch that adds deltas to a shard and moves the checkpoint
+// on by one offset, and its watermark to mark if mark is not none.
+func (l *lanes) batch(shard int, mark time.Time, deltas ...tumble.Delta) tumble.Batch {
+	to := l.at[shard]
+	to.Offset++
+	if !mark.IsZero() {
+		to.Watermark = mark
+	}
+	return tumble.Batch{Partition: l.partition, From: l.at[shard], To: to, Deltas: deltas}
+}
+
+// apply applies b, which must succeed.
+func (l *lanes) apply(shard int, b tumble.Batch) {
+	l.c.ok(l.shards[shard].Apply(l.c.ctx, b), "Apply to shard %d: %s from %v to %v with %d deltas",
+		shard, b.Partition, b.From, b.To, len(b.Deltas))
+	l.at[shard] = b.To
+}
+
+// add applies one batch to every shard, each with those of deltas whose keys
+// belong to it, and moves the watermarks to mark if mark is not none.
+func (l *lanes) add(mark time.Time, deltas ...tumble.Delta) {
+	split := make([][]tumble.Delta, len(l.shards))
+	for _, d := range deltas {
+		i := l.shardOf(d.Key)
+		split[i] = append(split[i], d)
+	}
+	for i, part := range split {
+		l.apply(i, l.batch(i, mark, part...))
+	}
+}
+
+// end marks the partition as ended in every shard.
+func (l *lanes) end() {
+	for i := range l.shards {
+		to := l.at[i]
+		to.Ended = true
+		l.apply(i, tumble.Batch{Partition: l.partition, From: l.at[i], To: to})
+	}
+}
+
+func (p *process) shardOf(key string) int {
+	return int(tumble.Hash(key) % uint64(len(p.shards)))
+}
+
+// keyOf returns a key that belongs to shard.
+func (p *process) keyOf(shard int) string {
+	for i := 0; ; i++ {
+		if key := fmt.Sprintf("key%d", i); p.shardOf(key) == shard {
+			return key
+		}
+	}
+}
+
+// counts ends the check if the counts of key are not want: in the window that
+// each of want starts at, so many.
+func (p *process) counts(key string, want ...tumble.Delta) {
+	for _, d := range want {
+		p.c.soon(func() error {
+			switch got, err := p.Count(p.c.ctx, key, d.Window); {
+			case err != nil:
+				return fmt.Errorf("Count(%s, %v): %w", quoted(key), d.Window, err)
+			case got.N != d.N || got.Key != key || !got.Window.Equal(d.Window):
+				return fmt.Errorf("Count(%s, %v) is %d of %s in %v, want %d", quoted(key), d.Window, got.N, quoted(got.Key), got.Window, d.N)
+			}
+			return nil
+		})
+	}
+}
+
+// all ends the check if the counts of the window that holds at are not want,
+// by key, as Scan tells them.
+func (p *process) all(at time.Time, want map[string]int64) {
+	p.c.soon(func() error {
+		got := make(map[string]int64)
+		for cursor := ""; ; {
+			page, err := p.Scan(p.c.ctx, at, cursor, 1000)
+			if err != nil {
+				return fmt.Errorf("Scan(%v, %q): %w", at, cursor, err)
+			}
+			for _, n := range page.Counts {
+				got[n.Key] += n.N
+			}
+			if cursor = page.Cursor; cursor == "" {
+				break
+			}
+		}
+		if len(got) != len(want) {
+			return fmt.Errorf("Scan(%v) gave %d keys, want %d", at, len(got), len(want))
+		}
+		for key, n := range want {
+			if got[key] != n {
+				return fmt.Errorf("Scan(%v) gave %d of %s, want %d", at, got[key], quoted(key), n)
+			}
+		}
+		return nil
+	})
+}
+
+// quoted returns s for a message, shortened.
+func quoted(s string) string {
+	if len(s) > 40 {
+		return fmt.Sprintf("%q... (%d bytes)", s[:40], len(s))
+	}
+	return fmt.Sprintf("%q", s)
+}
+
+// t0 is the start of a minute.
+var t0 = time.Date(2024, 3, 1, 12, 0, 0, 0, time.UTC)
+
+// minute returns the start of the i-th minute from t0.
+func minute(i int) time.Time { return t0.Add(time.Duration(i) * time.Minute) }
+
+// minutes counts per minute, and keeps the counts.
+var minutes = tumble.Definition{Window: tumble.Window{Size: time.Minute}}
+
+// first is a checkpoint that nothing was counted before.
+func first() tumble.Checkpoint { return tumble.Checkpoint{Log: "log-1"} }
+
+func one(partition string, c tumble.Checkpoint) map[string]tumble.Checkpoint {
+	return map[string]tumble.Checkpoint{partition: c}
+}

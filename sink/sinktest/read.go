@@ -1,0 +1,278 @@
+package sinktest
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/tumblestream/tumble"
+)
+
+const (
+	docNoDefinition = "Of a name under which nothing is stored, Definition returns ErrNoDefinition."
+	docFinality     = "Finality says what a frontier means for the window that ends at end: it is final once the frontier is Grace past it, and expired, then no longer final, once it is Grace + Retention past it."
+	docDefinition   = "Definition returns what the counts mean."
+	docCount        = "Count returns the count of key in the window that holds at."
+	docRange        = "Range returns the counts of key, those above 0, in the windows whose start is in [from, to), ascending."
+	docTop          = `Top returns the n highest counts in the window that holds at, descending, equal ones by ascending Key. Its Cursor is "".`
+	docScan         = `Scan returns about limit of the counts in the window that holds at, in no order, beginning at cursor, which is "" for the first page and then the Cursor of the page before.`
+	docOnce         = "Over the pages of a window that does not change every key comes exactly once."
+	docCursor       = "An error wraps ErrCursor if cursor is not one that Scan returned."
+	docPage         = "of the window in every shard"
+	docPageExpired  = "past retention in some shard"
+)
+
+// some adds counts of 40 keys to minute 0 and returns them.
+func (l *lanes) some() map[string]int64 {
+	want := make(map[string]int64)
+	var deltas []tumble.Delta
+	for i := range 40 {
+		key, n := fmt.Sprintf("user%02d", (i*17)%40), int64(i/4*10+1) // four of each count
+		want[key] = n
+		deltas = append(deltas, tumble.Delta{Window: t0, Key: key, N: n}, tumble.Delta{Window: minute(1), Key: key, N: 1000 * n})
+	}
+	l.add(time.Time{}, deltas...)
+	return want
+}
+
+// page reads minute 0 by Top and by Scan and ends the check if the one or the
+// other does not say final and expired.
+func (p *process) page(final, expired bool, when string) {
+	for name, read := range map[string]func() (tumble.Page, error){
+		"Top":  func() (tumble.Page, error) { return p.Top(p.c.ctx, t0.Add(time.Second), 5) },
+		"Scan": func() (tumble.Page, error) { return p.Scan(p.c.ctx, t0.Add(time.Second), "", 5) },
+	} {
+		p.c.soon(func() error {
+			switch got, err := read(); {
+			case err != nil:
+				return fmt.Errorf("%s: %w", name, err)
+			case got.Final != final || got.Expired != expired:
+				return fmt.Errorf("%s: %s says final %v and expired %v, want %v and %v", when, name, got.Final, got.Expired, final, expired)
+			}
+			return nil
+		})
+	}
+}
+
+var readerRules = []Rule{
+	rule("Reader/no definition", docNoDefinition, func(c *check) {
+		_, err := c.sink().Definition(c.ctx)
+		c.wraps(err, tumble.ErrNoDefinition, "Definition of a new name")
+	}),
+
+	rule("Reader/the definition", docDefinition, func(c *check) {
+		p := c.open(keeping)
+		got, err := p.Definition(c.ctx)
+		c.ok(err, "Definition")
+		if !got.Same(keeping) {
+			c.failf("Definition is %v, want %v", got, keeping)
+		}
+	}),
+
+	rule("Reader/nothing registered is final", "Of no checkpoints there is none.", func(c *check) {
+		p := c.open(minutes)
+		got, err := p.Count(c.ctx, "a", t0)
+		c.ok(err, "Count")
+		if got != (tumble.Count{Key: "a", Window: got.Window}) || !got.Window.Equal(t0) {
+			c.failf("Count where no partition is registered is %+v", got)
+		}
+		p.page(false, false, "no partition is registered")
+		p.register("clicks/0", first())
+		p.page(false, false, "the partition has no watermark")
+	}),
+
+	rule("Reader/final and expired", docFinality, func(c *check) {
+		p := c.open(keeping)
+		l := p.register("clicks/0", first())
+		l.fill(1)
+		for _, mark := range []time.Time{
+			minute(1), minute(2).Add(-time.Millisecond), minute(2).Add(-1), minute(2), minute(5).Add(-time.Millisecond), minute(5).Add(-1), minute(5), minute(9),
+		} {
+			l.add(mark)
+			p.kept(1, mark)
+		}
+	}),
+
+	rule("Reader/expired, then registered anew", docFinality, func(c *check) {
+		p := c.open(keeping)
+		l := p.register("clicks/0", first())
+		l.fill(3)
+		l.add(minute(4))
+		l.end()
+		p.kept(3, minute(6)) // the end of minute 4 and Grace
+		// The next run of the source goes on at the frontier.
+		l = p.register("clicks/0", tumble.Checkpoint{Log: "log-2"})
+		p.kept(3, minute(6))
+	}),
+
+	rule("Reader/a page is final in every shard", docPage, func(c *check) {
+		p := c.open(minutes)
+		l := p.register("clicks/0", first())
+		l.some()
+		for i := range p.shards {
+			p.page(false, false, fmt.Sprintf("%d of %d shards have passed the window", i, len(p.shards)))
+			l.apply(i, l.batch(i, minute(1)))
+		}
+		p.page(true, false, "all shards have passed the window")
+	}),
+
+	rule("Reader/a page is expired in some shard", docPageExpired, func(c *check) {
+		p := c.open(keeping)
+		l := p.register("clicks/0", first())
+		l.some()
+		l.add(minute(3))
+		p.page(true, false, "no shard has passed retention")
+		for i := range slices.Backward(p.shards) {
+			l.apply(i, l.batch(i, minute(5)))
+			p.page(false, true, fmt.Sprintf("shard %d has passed retention", i))
+		}
+	}),
+
+	rule("Reader/count", docCount, func(c *check) {
+		p := c.open(minutes)
+		l := p.register("clicks/0", first())
+		l.fill(3)
+		key := p.keyOf(0)
+		for w := range 3 {
+			for _, at := range []time.Time{minute(w), minute(w).Add(1), minute(w + 1).Add(-1), minute(w).In(time.FixedZone("there", 3600))} {
+				got, err := p.Count(c.ctx, key, at)
+				c.ok(err, "Count(%q, %v)", key, at)
+				if got.N != int64(w+1) || got.Key != key || !got.Window.Equal(minute(w)) {
+					c.failf("Count(%q, %v) is %+v, want %d in %v", key, at, got, w+1, minute(w))
+				}
+			}
+		}
+	}),
+
+	rule("Reader/range", docRange, func(c *check) {
+		p := c.open(minutes)
+		l := p.register("clicks/0", first())
+		for _, w := range []int{5, 1, 3, 9, 7} {
+			l.add(time.Time{}, tumble.Delta{Window: minute(w), Key: "a", N: int64(w)}, tumble.Delta{Window: minute(w + 1), Key: "b", N: 1})
+		}
+		l.add(minute(6)) // minutes 0 to 5 are final
+		for _, r := range []struct {
+			from, to time.Time
+			want     []int
+		}{
+			{minute(0), minute(10), []int{1, 3, 5, 7, 9}},
+			{minute(1), minute(9), []int{1, 3, 5, 7}},
+			{minute(1).Add(1), minute(9).Add(1), []int{3, 5, 7, 9}},
+			{minute(3), minute(3).Add(1), []int{3}},
+			{minute(3).Add(-1), minute(3), nil},
+			{minute(3), minute(3), nil},
+			{minute(9), minute(1), nil},
+			{minute(20), minute(30), nil},
+		} {
+			p.c.soon(func() error {
+				got, err := p.Range(c.ctx, "a", r.from, r.to)
+				if err != nil {
+					return fmt.Errorf("Range(a, %v, %v): %w", r.from, r.to, err)
+				}
+				if !slices.EqualFunc(got, r.want, func(got tumble.Count, w int) bool {
+					return got.Key == "a" && got.N == int64(w) && got.Window.Equal(minute(w)) && got.Final == (w <= 5) && !got.Expired
+				}) {
+					return fmt.Errorf("Range(a, %v, %v) is %+v, want minutes %v", r.from, r.to, got, r.want)
+				}
+				return nil
+			})
+		}
+	}),
+
+	rule("Reader/top", docTop, func(c *check) {
+		p := c.open(minutes)
+		want := make([]tumble.Count, 0, 40)
+		for key, n := range p.register("clicks/0", first()).some() {
+			want = append(want, tumble.Count{Key: key, N: n})
+		}
+		slices.SortFunc(want, func(a, b tumble.Count) int { return cmp.Or(cmp.Compare(b.N, a.N), cmp.Compare(a.Key, b.Key)) })
+		for _, n := range []int{1, 2, 3, 10, 39, 40, 41, 1000} {
+			p.c.soon(func() error {
+				page, err := p.Top(c.ctx, t0.Add(time.Second), n)
+				if err != nil {
+					return fmt.Errorf("Top of %d: %w", n, err)
+				}
+				if page.Cursor != "" {
+					return fmt.Errorf("Top of %d has the cursor %q", n, page.Cursor)
+				}
+				if !slices.EqualFunc(page.Counts, want[:min(n, 40)], func(a, b tumble.Count) bool {
+					return a.Key == b.Key && a.N == b.N && a.Window.Equal(t0)
+				}) {
+					return fmt.Errorf("Top of %d is %v, want %v", n, page.Counts, want[:min(n, 40)])
+				}
+				return nil
+			})
+		}
+		page, err := p.Top(c.ctx, minute(5), 3)
+		c.ok(err, "Top of a window without counts")
+		if len(page.Counts) != 0 {
+			c.failf("Top of a window without counts is %v", page.Counts)
+		}
+	}),
+
+	rule("Reader/scan", docScan+" "+docOnce, func(c *check) {
+		p := c.open(minutes)
+		l := p.register("clicks/0", first())
+		l.some()
+		want := make(map[string]int64)
+		var deltas []tumble.Delta
+		for i := range 700 {
+			key := fmt.Sprint("user", i)
+			want[key] = int64(i + 1)
+			deltas = append(deltas, tumble.Delta{Window: minute(2), Key: key, N: int64(i + 1)})
+		}
+		l.add(time.Time{}, deltas...)
+		p.all(minute(2), want)
+		for _, limit := range []int{1, 7, 100, 699, 700, 701, 5000} {
+			got := make(map[string]int64)
+			pages := 0
+			for cursor := ""; ; {
+				page, err := p.Scan(c.ctx, minute(2).Add(time.Second), cursor, limit)
+				c.ok(err, "Scan from %q", cursor)
+				for _, n := range page.Counts {
+					if _, twice := got[n.Key]; twice {
+						c.failf("Scan by %d gave %q twice", limit, n.Key)
+					}
+					if !n.Window.Equal(minute(2)) {
+						c.failf("Scan of minute 2 gave %+v", n)
+					}
+					got[n.Key] = n.N
+				}
+				if cursor = page.Cursor; cursor == "" {
+					break
+				}
+				if pages++; pages > 10*len(want) {
+					c.failf("Scan by %d has not ended after %d pages", limit, pages)
+				}
+			}
+			for key, n := range want {
+				if got[key] != n {
+					c.failf("Scan by %d gave %d of %q, want %d", limit, got[key], key, n)
+				}
+			}
+			if len(got) != len(want) {
+				c.failf("Scan by %d gave %d keys, want %d", limit, len(got), len(want))
+			}
+			if limit == 1 && pages < 7 {
+				c.failf("Scan by 1 gave 700 keys on %d pages", pages+1)
+			}
+		}
+		p.all(minute(5), nil)
+	}),
+
+	rule("Reader/scan from a wrong cursor", docCursor, func(c *check) {
+		p := c.open(minutes)
+		p.register("clicks/0", first()).some()
+		page, err := p.Scan(c.ctx, t0, "", 1)
+		c.ok(err, "Scan")
+		wrong := []string{" ", "x", "-1", "\x00", "999999999999999999999999", "1:2:3:4:5:6:7:8:9", "日本"}
+		if page.Cursor != "" {
+			wrong = append(wrong, page.Cursor+"x", "x"+page.Cursor, page.Cursor+page.Cursor)
+		}
+		for _, cursor := range wrong {
+			_, err := p.Scan(c.ctx, t0, cursor, 10)
+			c.wraps(err, tumble.ErrCursor, "Scan from the cursor %q", cursor)
+		}
+	}),
+}
