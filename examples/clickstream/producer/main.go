@@ -82,9 +82,6 @@ func (p *producer) run(ctx context.Context, topic *kafkadial.Topic) error {
 		}
 	}
 	if err != nil {
-		if ctx.Err() != nil {
-			return nil // asked to stop
-		}
 		return err
 	}
 	writer := &kafka.Writer{

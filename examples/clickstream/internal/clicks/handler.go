@@ -4,10 +4,8 @@
 package clicks
 
 import (
-	"bytes"
 	"context"
 	_ "embed"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -78,12 +76,12 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (a *api) serve(w http.ResponseWriter, r *http.Request) string {
 	found, vars := match(r.URL)
 	if found == nil {
-		writeError(w, http.StatusNotFound, fmt.Errorf("no such resource: %s", r.URL.Path))
+		program.WriteError(w, http.StatusNotFound, fmt.Errorf("no such resource: %s", r.URL.Path))
 		return ""
 	}
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		w.Header().Set("Allow", "GET, HEAD")
-		writeError(w, http.StatusMethodNotAllowed, fmt.Errorf("method %s is not allowed here", r.Method))
+		program.WriteError(w, http.StatusMethodNotAllowed, fmt.Errorf("method %s is not allowed here", r.Method))
 		return found.pattern
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), storeTimeout)
@@ -93,7 +91,7 @@ func (a *api) serve(w http.ResponseWriter, r *http.Request) string {
 		if errors.As(err, new(badRequest)) || errors.Is(err, tumble.ErrCursor) {
 			code = http.StatusBadRequest
 		}
-		writeError(w, code, err)
+		program.WriteError(w, code, err)
 	}
 	return found.pattern
 }
@@ -149,7 +147,7 @@ func (a *api) count(w http.ResponseWriter, r *http.Request, vars []string) error
 	default:
 		answer.Minute, answer.Clicks, answer.Final = formatMinute(c.Window), c.N, c.Final
 	}
-	return writeJSON(w, answer)
+	return program.WriteJSON(w, http.StatusOK, answer)
 }
 
 type historyAnswer struct {
@@ -192,7 +190,7 @@ func (a *api) history(w http.ResponseWriter, r *http.Request, vars []string) err
 	for _, c := range counts {
 		answer.Clicks = append(answer.Clicks, minuteCount{formatMinute(c.Window), c.N, c.Final})
 	}
-	return writeJSON(w, answer)
+	return program.WriteJSON(w, http.StatusOK, answer)
 }
 
 type topAnswer struct {
@@ -220,7 +218,7 @@ func (a *api) top(w http.ResponseWriter, r *http.Request, vars []string) error {
 	if err != nil && !errors.Is(err, tumble.ErrNoDefinition) {
 		return err
 	}
-	return writeJSON(w, topAnswer{formatMinute(windowStart(window, at)), page.Final, userCounts(page)})
+	return program.WriteJSON(w, http.StatusOK, topAnswer{formatMinute(windowStart(window, at)), page.Final, userCounts(page)})
 }
 
 type usersAnswer struct {
@@ -243,7 +241,7 @@ func (a *api) users(w http.ResponseWriter, r *http.Request, vars []string) error
 	if err != nil && !errors.Is(err, tumble.ErrNoDefinition) {
 		return err
 	}
-	return writeJSON(w, usersAnswer{formatMinute(windowStart(window, at)), userCounts(page), page.Cursor})
+	return program.WriteJSON(w, http.StatusOK, usersAnswer{formatMinute(windowStart(window, at)), userCounts(page), page.Cursor})
 }
 
 func userCounts(p tumble.Page) []userCount {
@@ -259,7 +257,7 @@ func (a *api) health(w http.ResponseWriter, r *http.Request, _ []string) error {
 	if _, err := a.window(r.Context()); err != nil {
 		return err
 	}
-	return writeJSON(w, map[string]string{"status": "ok"})
+	return program.WriteJSON(w, http.StatusOK, program.Healthy)
 }
 
 func (a *api) metrics(w http.ResponseWriter, _ *http.Request, _ []string) error {
@@ -371,31 +369,4 @@ func formatMinute(t time.Time) string {
 		return t.Format(shortMinute)
 	}
 	return t.Format(time.RFC3339Nano)
-}
-
-func writeJSON(w http.ResponseWriter, answer any) error {
-	body, err := encode(answer)
-	if err != nil {
-		return err
-	}
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Cache-Control", "no-store")
-	_, _ = w.Write(body) // the client has gone, or it has its answer
-	return nil
-}
-
-func writeError(w http.ResponseWriter, code int, err error) {
-	body, _ := encode(map[string]string{"error": program.Line(err.Error())})
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Cache-Control", "no-store")
-	w.WriteHeader(code)
-	_, _ = w.Write(body)
-}
-
-func encode(answer any) ([]byte, error) {
-	var b bytes.Buffer
-	e := json.NewEncoder(&b)
-	e.SetEscapeHTML(false)
-	err := e.Encode(answer)
-	return b.Bytes(), err
 }

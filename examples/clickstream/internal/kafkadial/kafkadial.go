@@ -78,6 +78,11 @@ func (t *Topic) Partitions(ctx context.Context) (int, error) {
 	}
 }
 
+// Missing is the error that there is no such topic.
+func (t *Topic) Missing() error {
+	return t.explain(fmt.Errorf("topic %q does not exist", t.Name))
+}
+
 // Create creates the topic with the broker's defaults and returns how many
 // partitions it has. It is no error if another was faster.
 func (t *Topic) Create(ctx context.Context) (int, error) {

@@ -208,14 +208,6 @@ func NotNegative(d time.Duration) error {
 	return nil
 }
 
-// Positive is a check for Duration.
-func Positive(d time.Duration) error {
-	if d <= 0 {
-		return errors.New("must be positive")
-	}
-	return nil
-}
-
 // Time declares a flag that takes an RFC 3339 time; left out it is zero.
 func (f *Flags) Time(name, usage string) *time.Time {
 	return Declare(f, name, "", usage, func(s string) (t time.Time, err error) {

@@ -45,7 +45,11 @@ func run(ctx context.Context, name, about string, args []string, stdout, stderr 
 		fmt.Fprintf(stderr, "%s: %s (-h lists the flags)\n", name, line(err))
 		return exitUsage
 	}
-	if err := work(ctx); err != nil {
+	err := work(ctx)
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		return exitOK // asked to stop, before there was anything to end
+	}
+	if err != nil {
 		fmt.Fprintf(stderr, "%s: %s\n", name, line(err))
 		if errors.As(err, new(flagError)) {
 			return exitUsage
@@ -71,6 +75,13 @@ func (e flagError) Unwrap() error { return e.err }
 
 // line is err on one line, whatever a server put into its text.
 func line(err error) string { return Line(err.Error()) }
+
+// IsTerminal reports whether f is a terminal, or another device that nobody
+// reads from.
+func IsTerminal(f *os.File) bool {
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}
 
 // Line returns s as one line of printable text.
 func Line(s string) string {

@@ -1,7 +1,9 @@
 package program
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -60,4 +62,27 @@ func Serve(ctx context.Context, l net.Listener, h http.Handler) error {
 		return nil
 	}
 	return fmt.Errorf("serving on %s: %w", l.Addr(), err)
+}
+
+// Healthy is what /healthz answers with.
+var Healthy = map[string]string{"status": "ok"}
+
+// WriteJSON answers with x, which must be of a type that has a form in JSON.
+func WriteJSON(w http.ResponseWriter, code int, x any) error {
+	var body bytes.Buffer
+	e := json.NewEncoder(&body)
+	e.SetEscapeHTML(false) // it is no HTML, and is read by people too
+	if err := e.Encode(x); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(code)
+	_, _ = body.WriteTo(w) // the client has gone, or it has its answer
+	return nil
+}
+
+// WriteError answers with {"error": ...}.
+func WriteError(w http.ResponseWriter, code int, err error) {
+	_ = WriteJSON(w, code, map[string]string{"error": Line(err.Error())}) // strings have a form
 }

@@ -1,0 +1,40 @@
+// Command api answers over HTTP how often users clicked, from the counts that
+// the consumer keeps in Redis.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"github.com/tumblestream/tumble/examples/clickstream/internal/clicks"
+	"github.com/tumblestream/tumble/examples/clickstream/internal/program"
+	"github.com/tumblestream/tumble/examples/clickstream/internal/redisdial"
+	"github.com/tumblestream/tumble/sink/redis"
+)
+
+func main() {
+	program.Main("api", "answers over HTTP how often users clicked.", func(f *program.Flags) func(context.Context) error {
+		addr := f.Address("addr", "localhost:8000", "`address` to serve on")
+		server := redisdial.Flag(f)
+		name := f.Text("name", "clickstream", "`name` of the counts in Redis")
+		return func(ctx context.Context) error {
+			listener, err := program.Listen(*addr)
+			if err != nil {
+				return err
+			}
+			defer listener.Close()
+			client, err := redisdial.Connect(ctx, *server)
+			if err != nil {
+				return err
+			}
+			defer client.Close()
+			counts, err := redis.New(redis.Config{Client: client, Name: *name})
+			if err != nil {
+				return program.FlagError("name", err)
+			}
+			fmt.Fprintf(os.Stderr, "api: serving %s on %s\n", *name, program.URL(listener, *addr))
+			return program.Serve(ctx, listener, clicks.New(clicks.Config{Counts: counts}))
+		}
+	})
+}

@@ -1,0 +1,74 @@
+// Package redisdial connects the example programs to Redis, or says in one line
+// why it cannot.
+package redisdial
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/redis/rueidis"
+	"github.com/tumblestream/tumble/examples/clickstream/internal/program"
+)
+
+// answerTime is how long a server may take to answer: who waits for a program
+// to start wants to know within 5 seconds.
+const answerTime = 4 * time.Second
+
+// Flag declares the flag -redis. It takes addresses, or, where a server wants
+// more than that, a URL.
+func Flag(f *program.Flags) *rueidis.ClientOption {
+	return program.Declare(f, "redis", "localhost:6379",
+		"`addresses` of Redis, separated by commas: a server, or some of a cluster's nodes; or redis://user:password@host:port, rediss:// with TLS",
+		func(s string) (rueidis.ClientOption, error) {
+			if strings.Contains(s, "://") {
+				o, err := rueidis.ParseURL(s)
+				if err != nil {
+					return o, fmt.Errorf("must be like redis://user:password@host:port")
+				}
+				return o, nil
+			}
+			list, err := program.ParseAddresses(s)
+			return rueidis.ClientOption{InitAddress: list}, err
+		})
+}
+
+// Connect returns a client, which the caller closes, once a server has
+// answered.
+func Connect(ctx context.Context, option rueidis.ClientOption) (rueidis.Client, error) {
+	option.Dialer = net.Dialer{Timeout: 3 * time.Second}
+	option.ClientName = "clickstream"
+
+	bounded, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
+	type result struct {
+		client rueidis.Client
+		err    error
+	}
+	done := make(chan result, 1)
+	// NewClient takes no ctx, and waits long for a server that accepts
+	// connections and says nothing. If it is given up the process ends.
+	go func() {
+		client, err := rueidis.NewClient(option)
+		if err == nil {
+			if err = client.Do(bounded, client.B().Ping().Build()).Error(); err != nil {
+				client.Close()
+			}
+		}
+		done <- result{client, err}
+	}()
+	var r result
+	select {
+	case r = <-done:
+	case <-bounded.Done():
+		if r.err = ctx.Err(); r.err == nil {
+			r.err = fmt.Errorf("no answer within %v", answerTime)
+		}
+	}
+	if r.err != nil {
+		return nil, fmt.Errorf("redis %s: %w", strings.Join(option.InitAddress, ","), r.err)
+	}
+	return r.client, nil
+}
