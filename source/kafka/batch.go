@@ -1,0 +1,246 @@
+package kafka
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"time"
+)
+
+// Errors of record batches. They stop reading at the batch; asking the broker
+// again is the remedy for what went wrong on the way, and the only one.
+var (
+	errPartial  = errors.New("record batch is cut off")
+	errCRC      = errors.New("record batch does not match its checksum (CRC-32C)")
+	errTooLarge = errors.New("record batch is larger than Config.MaxBatchBytes when decompressed")
+)
+
+func garbled(format string, args ...any) error {
+	return fmt.Errorf("record batch is garbled: "+format, args...)
+}
+
+const (
+	batchHeader = 61 // bytes before the records
+	batchPrefix = 12 // base offset and length, which the length does not include
+	magicAt     = 16 // also in the formats before version 2
+
+	attrCodec     = 0x07
+	attrLogAppend = 0x08
+	attrTxn       = 0x10
+	attrControl   = 0x20
+
+	// A record is its length, attributes, two deltas, two lengths and a count.
+	minRecord = 7
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// A batch is the header of a record batch, format version 2, and its records,
+// perhaps compressed.
+type batch struct {
+	base       int64
+	lastDelta  int32
+	attributes int16
+	baseTime   int64 // milliseconds from the epoch; -1: none
+	maxTime    int64
+	producer   int64
+	count      int32
+
+	data    []byte // what the checksum covers: from the attributes on
+	crc     uint32
+	records []byte
+}
+
+// next is the offset after the batch. Compaction may have taken its last
+// records; the header still counts them.
+func (b *batch) next() int64 { return b.base + int64(b.lastDelta) + 1 }
+
+func (b *batch) codec() int  { return int(b.attributes & attrCodec) }
+func (b *batch) txn() bool   { return b.attributes&attrTxn != 0 }
+func (b *batch) marks() bool { return b.attributes&attrControl != 0 }
+
+// parse reads the batch at the start of p and returns what follows it.
+func (b *batch) parse(p []byte) (rest []byte, err error) {
+	if len(p) <= magicAt {
+		return nil, errPartial
+	}
+	if magic := p[magicAt]; magic < 2 {
+		return nil, fmt.Errorf("record batch has message format version %d, written before Kafka 0.11: only version 2 is read; have the topic rewritten", magic)
+	} else if magic > 2 {
+		return nil, garbled("message format version %d is unknown", magic)
+	}
+	length := int(int32(binary.BigEndian.Uint32(p[8:])))
+	if length < batchHeader-batchPrefix {
+		return nil, garbled("its length is %d", length)
+	}
+	if length > len(p)-batchPrefix {
+		return nil, errPartial
+	}
+	p, rest = p[:batchPrefix+length], p[batchPrefix+length:]
+	*b = batch{
+		base:       int64(binary.BigEndian.Uint64(p)),
+		crc:        binary.BigEndian.Uint32(p[17:]),
+		data:       p[21:],
+		attributes: int16(binary.BigEndian.Uint16(p[21:])),
+		lastDelta:  int32(binary.BigEndian.Uint32(p[23:])),
+		baseTime:   int64(binary.BigEndian.Uint64(p[27:])),
+		maxTime:    int64(binary.BigEndian.Uint64(p[35:])),
+		producer:   int64(binary.BigEndian.Uint64(p[43:])),
+		count:      int32(binary.BigEndian.Uint32(p[57:])),
+		records:    p[batchHeader:],
+	}
+	if b.base < 0 || b.lastDelta < 0 || b.next() < 0 || b.count < 0 {
+		return nil, garbled("base offset %d, last delta %d, %d records", b.base, b.lastDelta, b.count)
+	}
+	return rest, nil
+}
+
+func (b *batch) check() error {
+	if crc32.Checksum(b.data, castagnoli) != b.crc {
+		return errCRC
+	}
+	return nil
+}
+
+// aborts reports whether b is the marker that ends an aborted transaction of
+// its producer.
+func (b *batch) aborts() (bool, error) {
+	if b.codec() != 0 {
+		return false, garbled("a control batch is compressed")
+	}
+	r := walk(b, b.records)
+	rec, ok, err := r.next()
+	if err != nil {
+		return false, err
+	}
+	// A version and a type: 0 abort, 1 commit, others are not of transactions.
+	if !ok || len(rec.key) < 4 {
+		return false, nil // compaction leaves such batches empty
+	}
+	return b.txn() && binary.BigEndian.Uint16(rec.key[2:]) == 0, nil
+}
+
+// A record lies in its batch; key and value are nil for null.
+type record struct {
+	offset  int64
+	time    int64 // milliseconds from the epoch; -1: none
+	key     []byte
+	value   []byte
+	headers []byte
+	count   int // of headers
+}
+
+func (r *record) at() time.Time {
+	if r.time < 0 {
+		return time.Time{}
+	}
+	return time.UnixMilli(r.time).UTC()
+}
+
+// A walker goes over the records of a batch in place. It believes no length
+// before it has checked it, and allocates nothing.
+type walker struct {
+	p      []byte // what is left
+	left   int32  // records to come
+	base   int64
+	last   int64 // largest offset that may come
+	before int64 // offset of the record before
+	time   int64 // base
+	append int64 // of a log that stamps records itself, what it stamped; else -1
+}
+
+func walk(b *batch, records []byte) walker {
+	w := walker{p: records, left: b.count, base: b.base, last: b.base + int64(b.lastDelta), before: b.base - 1, time: b.baseTime, append: -1}
+	if b.attributes&attrLogAppend != 0 {
+		w.append = b.maxTime
+	}
+	return w
+}
+
+var errRecord = garbled("a record does not fit its length")
+
+// next returns the next record; false: there is none.
+func (w *walker) next() (r record, ok bool, err error) {
+	if w.left == 0 {
+		if len(w.p) != 0 {
+			return r, false, garbled("%d bytes follow the last record", len(w.p))
+		}
+		return r, false, nil
+	}
+	size, start := varint(w.p, 0)
+	if start < 0 || size < minRecord-1 || size > int64(len(w.p)-start) {
+		return r, false, garbled("a record of %d bytes, %d are left", size, len(w.p))
+	}
+	p := w.p[start : start+int(size)]
+	deltaTime, i := varint(p, 1) // after the attributes, of which none is in use
+	delta, i := varint(p, i)
+	n, i := varint(p, i)
+	if i < 0 || n > int64(len(p)-i) {
+		return r, false, errRecord
+	}
+	if n >= 0 {
+		r.key = p[i : i+int(n) : i+int(n)]
+		i += int(n)
+	}
+	n, i = varint(p, i)
+	if i < 0 || n > int64(len(p)-i) {
+		return r, false, errRecord
+	}
+	if n >= 0 {
+		r.value = p[i : i+int(n) : i+int(n)]
+		i += int(n)
+	}
+	n, i = varint(p, i)
+	if i < 0 || n < 0 || n > int64(len(p)-i) {
+		return r, false, errRecord
+	}
+	if n > 0 {
+		r.headers, r.count = p[i:], int(n)
+		for range 2 * n {
+			var size int64
+			if size, i = varint(p, i); i < 0 || size > int64(len(p)-i) {
+				return r, false, errRecord
+			}
+			i += int(max(0, size))
+		}
+	}
+	if i != len(p) {
+		return r, false, errRecord
+	}
+	r.offset = w.base + delta
+	if r.offset <= w.before || r.offset > w.last {
+		return r, false, garbled("offset %d follows %d, the last is %d", r.offset, w.before, w.last)
+	}
+	if r.time = w.append; r.time < 0 {
+		if r.time = -1; w.time >= 0 {
+			r.time = w.time + deltaTime
+		}
+	}
+	w.before = r.offset
+	w.left--
+	w.p = w.p[start+int(size):]
+	return r, true, nil
+}
+
+// varint reads a zigzag varint at p[i] and returns what comes after it; -1: it
+// is cut off, or i was -1.
+func varint(p []byte, i int) (int64, int) {
+	if uint(i) < uint(len(p)) {
+		if b := p[i]; b < 0x80 { // nearly all of them
+			return int64(b>>1) ^ -int64(b&1), i + 1
+		}
+	}
+	return longVarint(p, i)
+}
+
+func longVarint(p []byte, i int) (int64, int) {
+	if i < 0 || i > len(p) {
+		return 0, -1
+	}
+	v, n := binary.Varint(p[i:])
+	if n <= 0 {
+		return 0, -1
+	}
+	return v, i + n
+}

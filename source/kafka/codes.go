@@ -1,0 +1,28 @@
+package kafka
+
+import (
+	"errors"
+
+	kafkago "github.com/segmentio/kafka-go"
+)
+
+// Error codes of the protocol that decide what happens next.
+const (
+	codeOffsetOutOfRange  = 1
+	codeUnknownTopic      = 3
+	codeUnknownTopicID    = 100
+	codeInconsistentTopic = 103
+)
+
+// codeError turns an error code of the protocol into an error; 0 is nil.
+func codeError(code int16) error {
+	switch code {
+	case 0:
+		return nil
+	case codeUnknownTopicID:
+		return errors.New("unknown topic id: the topic was deleted, or the broker does not know it yet")
+	case codeInconsistentTopic:
+		return errors.New("inconsistent topic id: the topic was recreated")
+	}
+	return kafkago.Error(code)
+}
