@@ -2,6 +2,8 @@ package kafka
 
 import (
 	"encoding/json"
+	"fmt"
+	"math/rand/v2"
 	"strings"
 	"testing"
 	"time"
@@ -53,6 +55,32 @@ func BenchmarkJSON(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// BenchmarkJSONClicks decodes clicks that all differ, as a consumer does: the
+// processor cannot learn the one document.
+func BenchmarkJSONClicks(b *testing.B) {
+	r := rand.New(rand.NewPCG(1, 2))
+	pages := []string{"/", "/home", "/cart", "/products/17", "/search", "/checkout/payment"}
+	at := time.Date(2023, 10, 1, 12, 34, 56, 0, time.UTC)
+	clicks := make([]Message, 50_000)
+	size := 0
+	for i := range clicks {
+		at = at.Add(time.Duration(r.IntN(100)) * time.Millisecond)
+		clicks[i].Value = fmt.Appendf(nil, `{"user_id":"user_%d","timestamp":%q,"page":%q}`,
+			r.IntN(10_000), at.Format(time.RFC3339Nano), pages[r.IntN(len(pages))])
+		size += len(clicks[i].Value)
+	}
+	decode := JSON("user_id", "timestamp")
+	var events []tumble.Event
+	b.SetBytes(int64(size / len(clicks)))
+	b.ReportAllocs()
+	for n := 0; b.Loop(); n++ {
+		var err error
+		if events, err = decode(events[:0], clicks[n%len(clicks)]); err != nil {
+			b.Fatal(err)
+		}
 	}
 }
 
