@@ -191,12 +191,13 @@ func (m *testMember) serve(ctx context.Context, a assignment) error {
 	m.served = append(m.served, served{assignment: a, from: time.Now()})
 	m.mu.Unlock()
 	<-ctx.Done()
-	ended := time.Now()
+	m.mu.Lock()
+	m.served[n].ended, m.served[n].why = time.Now(), context.Cause(ctx)
+	m.mu.Unlock()
 	time.Sleep(m.drain)
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	s := &m.served[n]
-	s.ended, s.to, s.why = ended, time.Now(), context.Cause(ctx)
+	m.served[n].to = time.Now()
+	m.mu.Unlock()
 	return nil
 }
 

@@ -1,0 +1,485 @@
+package kafka
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	kafkago "github.com/segmentio/kafka-go"
+	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// What a group must do on any cluster, fake or real: each takes a groupCluster.
+type groupCluster struct {
+	brokers []string
+	session time.Duration // the shortest that it allows
+}
+
+// runGroupScenarios runs each with a topic and a group of its own.
+func runGroupScenarios(t *testing.T, c groupCluster) {
+	for name, scenario := range map[string]func(t *testing.T, c groupCluster){
+		"Takeover":       groupTakeover,
+		"MixedFollower":  groupMixedFollower,
+		"MixedLeader":    groupMixedLeader,
+		"StaticRestart":  groupStaticRestart,
+		"SlowDrain":      groupSlowDrain,
+		"DrainTooSlow":   groupDrainTooSlow,
+		"StopsInJoin":    groupStopsInJoin,
+		"Growth":         groupGrowth,
+		"Offsets":        groupOffsets,
+		"MoreMembers":    groupMoreMembersThanPartitions,
+		"Fenced":         groupFenced,
+		"SessionRefused": groupSessionRefused,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			scenario(t, c)
+		})
+	}
+}
+
+// name returns one that no other test uses.
+func (c groupCluster) name(t *testing.T) string {
+	return fmt.Sprintf("group-test-%x", rand.Uint64())
+}
+
+// client returns a client of another make, for what the tests need beside.
+func (c groupCluster) client(t *testing.T, opts ...kgo.Opt) *kgo.Client {
+	cl, err := kgo.NewClient(append(opts, kgo.SeedBrokers(c.brokers...))...)
+	require.NoError(t, err)
+	t.Cleanup(cl.Close)
+	return cl
+}
+
+func (c groupCluster) create(t *testing.T, partitions int32) (topic string) {
+	topic = c.name(t)
+	req := kmsg.NewPtrCreateTopicsRequest()
+	rt := kmsg.NewCreateTopicsRequestTopic()
+	rt.Topic, rt.NumPartitions, rt.ReplicationFactor = topic, partitions, 1
+	req.Topics = append(req.Topics, rt)
+	req.TimeoutMillis = 10000
+	res, err := req.RequestWith(t.Context(), c.client(t))
+	require.NoError(t, err)
+	require.Zero(t, res.Topics[0].ErrorCode)
+	cfg := c.config(t, topic, "")
+	require.Eventually(t, func() bool { // every broker knows it
+		n, err := cfg.partitions(t.Context())
+		return err == nil && n == int(partitions)
+	}, 10*time.Second, 20*time.Millisecond)
+	return topic
+}
+
+func (c groupCluster) config(t *testing.T, topic, id string) groupConfig {
+	tr := &kafkago.Transport{MetadataTopics: []string{topic}, MetadataTTL: time.Second}
+	t.Cleanup(tr.CloseIdleConnections)
+	cfg := groupConfig{
+		transport: tr, addr: kafkago.TCP(c.brokers...), id: id, topic: topic, clientID: "tumble-test",
+		session: c.session, rebalance: 30 * time.Second, heartbeat: min(200*time.Millisecond, c.session/3),
+		growth: 300 * time.Millisecond,
+		logger: slog.New(slog.DiscardHandler),
+	}
+	g := newGroup(cfg)
+	cfg.partitions = func(ctx context.Context) (int, error) {
+		counts, err := g.metadata(ctx, []string{topic})
+		if err == nil && counts[topic] == 0 {
+			err = errors.New("no such topic")
+		}
+		return counts[topic], err
+	}
+	return cfg
+}
+
+// now returns the partitions that m serves now; nil: none, or it does not serve.
+func (m *testMember) now() []int32 {
+	gens := m.generations()
+	if len(gens) == 0 || !gens[len(gens)-1].ended.IsZero() {
+		return nil
+	}
+	return gens[len(gens)-1].partitions
+}
+
+func eventually(t *testing.T, within time.Duration, what string, cond func() bool) {
+	t.Helper()
+	require.Eventually(t, cond, within, 10*time.Millisecond, what)
+}
+
+// covers reports whether the shares are those of n partitions, each once.
+func covers(n int, shares ...[]int32) bool {
+	var all []int32
+	for _, s := range shares {
+		all = append(all, s...)
+	}
+	slices.Sort(all)
+	for i, p := range all {
+		if int(p) != i {
+			return false
+		}
+	}
+	return len(all) == n
+}
+
+// overlaps says where two members served one partition at a time; ended: until
+// each was told to stop, not until it had.
+func overlap(members ...*testMember) error {
+	type span struct {
+		served
+		m, p int
+	}
+	var spans []span
+	for i, m := range members {
+		for _, s := range m.generations() {
+			if s.to.IsZero() {
+				s.to = time.Now()
+			}
+			for _, p := range s.partitions {
+				spans = append(spans, span{s, i, int(p)})
+			}
+		}
+	}
+	slices.SortFunc(spans, func(a, b span) int {
+		return cmp.Or(cmp.Compare(a.p, b.p), a.from.Compare(b.from))
+	})
+	for i := 1; i < len(spans); i++ {
+		if a, b := spans[i-1], spans[i]; a.p == b.p && b.from.Before(a.to) {
+			return fmt.Errorf("partition %d: member %d served it until %v after member %d began", a.p, a.m, a.to.Sub(b.from), b.m)
+		}
+	}
+	return nil
+}
+
+// mortal is a transport that dies with its process.
+type mortal struct {
+	kafkago.RoundTripper
+	dead atomic.Bool
+}
+
+func (m *mortal) RoundTrip(ctx context.Context, a net.Addr, r kafkago.Request) (kafkago.Response, error) {
+	if m.dead.Load() {
+		return nil, net.ErrClosed
+	}
+	return m.RoundTripper.RoundTrip(ctx, a, r)
+}
+
+// A member that dies without a word is replaced once its session is over; one
+// that leaves, at once.
+func groupTakeover(t *testing.T, c groupCluster) {
+	const n = 6
+	topic, id := c.create(t, n), c.name(t)
+	one := startMember(t, c.config(t, topic, id), 0)
+	eventually(t, 20*time.Second, "alone", func() bool { return covers(n, one.now()) })
+
+	cfg := c.config(t, topic, id)
+	life := &mortal{RoundTripper: cfg.transport}
+	cfg.transport = life
+	two := startMember(t, cfg, 0)
+	eventually(t, 10*time.Second, "shared", func() bool { return len(one.now()) == n/2 && covers(n, one.now(), two.now()) })
+
+	life.dead.Store(true)
+	two.stop()
+	died := time.Now()
+	require.Len(t, one.now(), n/2)
+	eventually(t, 2*c.session+5*time.Second, "taken over", func() bool { return covers(n, one.now()) })
+	require.GreaterOrEqual(t, time.Since(died), c.session-time.Second)
+
+	three := startMember(t, c.config(t, topic, id), 0)
+	eventually(t, 10*time.Second, "shared again", func() bool { return len(one.now()) == n/2 && covers(n, one.now(), three.now()) })
+	err, took := one.stop()
+	require.NoError(t, err)
+	require.Less(t, took, 100*time.Millisecond)
+	eventually(t, min(c.session-time.Second, 3*time.Second), "left", func() bool { return covers(n, three.now()) })
+	require.NoError(t, overlap(one, two, three))
+}
+
+// other is a consumer of another make in the same group.
+type other struct {
+	cl     *kgo.Client
+	shares chan map[string][]int32
+}
+
+func (c groupCluster) other(t *testing.T, id string, topics ...string) *other {
+	o := &other{shares: make(chan map[string][]int32, 100)}
+	lost := func(context.Context, *kgo.Client, map[string][]int32) { o.shares <- nil }
+	o.cl = c.client(t, kgo.ConsumerGroup(id), kgo.ConsumeTopics(topics...), kgo.Balancers(kgo.RoundRobinBalancer(), kgo.RangeBalancer()),
+		kgo.SessionTimeout(c.session), kgo.HeartbeatInterval(min(200*time.Millisecond, c.session/3)), kgo.DisableAutoCommit(),
+		kgo.OnPartitionsAssigned(func(_ context.Context, _ *kgo.Client, m map[string][]int32) { o.shares <- m }),
+		kgo.OnPartitionsRevoked(lost), kgo.OnPartitionsLost(lost))
+	return o
+}
+
+// await returns the next share for which ok holds.
+func (o *other) await(t *testing.T, ok func(share map[string][]int32) bool) map[string][]int32 {
+	t.Helper()
+	timeout := time.After(15 * time.Second)
+	for {
+		select {
+		case s := <-o.shares:
+			if ok(s) {
+				return s
+			}
+		case <-timeout:
+			require.FailNow(t, "the other consumer got no such share")
+		}
+	}
+}
+
+func groupMixedFollower(t *testing.T, c groupCluster) {
+	const n = 7
+	topic, id := c.create(t, n), c.name(t)
+	them := c.other(t, id, topic)
+	them.await(t, func(s map[string][]int32) bool { return len(s[topic]) == n })
+	us := startMember(t, c.config(t, topic, id), 0)
+	theirs := them.await(t, func(s map[string][]int32) bool { return len(s[topic]) > 0 })
+	eventually(t, 10*time.Second, "shared", func() bool { return covers(n, us.now(), theirs[topic]) })
+	require.NotEmpty(t, us.now())
+
+	them.cl.Close()
+	eventually(t, 10*time.Second, "they left", func() bool { return covers(n, us.now()) })
+}
+
+// The leader shares out topics that are not its own, to those who want them.
+func groupMixedLeader(t *testing.T, c groupCluster) {
+	const n = 7
+	topic, theirTopic, id := c.create(t, n), c.create(t, 3), c.name(t)
+	us := startMember(t, c.config(t, topic, id), 0)
+	eventually(t, 20*time.Second, "alone", func() bool { return covers(n, us.now()) })
+	missing := c.name(t)
+	them := c.other(t, id, topic, theirTopic, missing)
+	theirs := them.await(t, func(s map[string][]int32) bool { return len(s) > 0 })
+	require.True(t, covers(3, theirs[theirTopic]))
+	require.Empty(t, theirs[missing])
+	eventually(t, 10*time.Second, "shared", func() bool { return covers(n, us.now(), theirs[topic]) })
+	require.NotEmpty(t, us.now())
+	require.NotEmpty(t, theirs[topic])
+
+	// Also when a topic grows that only they read.
+	c.grow(t, theirTopic, 5)
+	theirs = them.await(t, func(s map[string][]int32) bool { return covers(5, s[theirTopic]) })
+	eventually(t, 10*time.Second, "shared again", func() bool { return covers(n, us.now(), theirs[topic]) })
+
+	err, _ := us.stop()
+	require.NoError(t, err)
+	them.await(t, func(s map[string][]int32) bool { return covers(n, s[topic]) })
+}
+
+// A static member that comes back within its session finds its partitions as
+// they were, and nobody else notices.
+func groupStaticRestart(t *testing.T, c groupCluster) {
+	const n = 4
+	topic, id := c.create(t, n), c.name(t)
+	start := func(instance string) *testMember {
+		cfg := c.config(t, topic, id)
+		cfg.session = max(c.session, 5*time.Second)
+		cfg.instanceID = instance
+		return startMember(t, cfg, 0)
+	}
+	leader := start("a")
+	eventually(t, 20*time.Second, "alone", func() bool { return covers(n, leader.now()) })
+	follower := start("b")
+	eventually(t, 10*time.Second, "shared", func() bool { return len(leader.now()) == n/2 && covers(n, leader.now(), follower.now()) })
+	gens, had := len(leader.generations()), follower.now()
+
+	for range 2 {
+		err, took := follower.stop()
+		require.NoError(t, err)
+		require.Less(t, took, 100*time.Millisecond)
+		time.Sleep(c.session / 4)
+		follower = start("b")
+		eventually(t, 10*time.Second, "back", func() bool { return slices.Equal(had, follower.now()) })
+	}
+	time.Sleep(500 * time.Millisecond) // of heartbeats
+	require.Len(t, leader.generations(), gens, "the other member noticed nothing")
+	require.True(t, covers(n, leader.now(), follower.now()))
+	require.NoError(t, overlap(leader, follower))
+}
+
+// Heartbeats go on while a member drains, so the next owner waits for it even if
+// that outlasts the session.
+func groupSlowDrain(t *testing.T, c groupCluster) {
+	const n = 4
+	topic, id := c.create(t, n), c.name(t)
+	drain := c.session + c.session/3
+	slow := startMember(t, c.config(t, topic, id), drain)
+	eventually(t, 20*time.Second, "alone", func() bool { return covers(n, slow.now()) })
+	quick := startMember(t, c.config(t, topic, id), 0)
+	eventually(t, drain+10*time.Second, "shared", func() bool { return len(slow.now()) == n/2 && covers(n, slow.now(), quick.now()) })
+	require.NoError(t, overlap(slow, quick))
+	gens := slow.generations()
+	require.Len(t, gens, 2)
+	require.ErrorIs(t, gens[0].why, kafkago.RebalanceInProgress)
+	require.Equal(t, gens[0].memberID, gens[1].memberID, "the coordinator never lost it")
+	require.Less(t, gens[1].from.Sub(gens[0].to), time.Second)
+
+	// Also on the way out.
+	at := time.Now()
+	go slow.cancel()
+	eventually(t, drain+10*time.Second, "handed over", func() bool { return covers(n, quick.now()) })
+	require.GreaterOrEqual(t, time.Since(at), drain)
+	<-slow.done
+	require.NoError(t, slow.err)
+	require.NoError(t, overlap(slow, quick))
+}
+
+// One that drains longer than the rebalance timeout is removed, and comes back.
+func groupDrainTooSlow(t *testing.T, c groupCluster) {
+	const n = 4
+	topic, id := c.create(t, n), c.name(t)
+	cfg := c.config(t, topic, id)
+	cfg.rebalance = c.session / 2
+	slow := startMember(t, cfg, 2*c.session)
+	eventually(t, 20*time.Second, "alone", func() bool { return covers(n, slow.now()) })
+	cfg = c.config(t, topic, id)
+	cfg.rebalance = c.session / 2
+	quick := startMember(t, cfg, 0)
+	eventually(t, 2*c.session, "removed", func() bool { return covers(n, quick.now()) })
+	require.Zero(t, slow.generations()[0].to)
+	eventually(t, 2*c.session+10*time.Second, "back", func() bool { return len(slow.now()) == n/2 && covers(n, slow.now(), quick.now()) })
+	gens := slow.generations()
+	require.NotEqual(t, gens[0].memberID, gens[1].memberID)
+}
+
+// A member need not wait for the others to be asked to stop, nor they for it.
+func groupStopsInJoin(t *testing.T, c groupCluster) {
+	const n = 4
+	topic, id := c.create(t, n), c.name(t)
+	drain := 2 * time.Second
+	slow := startMember(t, c.config(t, topic, id), drain)
+	eventually(t, 20*time.Second, "alone", func() bool { return covers(n, slow.now()) })
+	waiting := startMember(t, c.config(t, topic, id), 0)
+	eventually(t, 10*time.Second, "draining", func() bool { return !slow.generations()[0].ended.IsZero() })
+	err, took := waiting.stop()
+	require.NoError(t, err)
+	require.Less(t, took, 100*time.Millisecond)
+	require.Empty(t, waiting.generations())
+	eventually(t, drain+time.Second, "back to work", func() bool { return covers(n, slow.now()) })
+	require.Less(t, time.Since(slow.generations()[0].to), time.Second)
+}
+
+func (c groupCluster) grow(t *testing.T, topic string, partitions int32) {
+	req := kmsg.NewPtrCreatePartitionsRequest()
+	rt := kmsg.NewCreatePartitionsRequestTopic()
+	rt.Topic, rt.Count = topic, partitions
+	req.Topics = append(req.Topics, rt)
+	req.TimeoutMillis = 10000
+	res, err := req.RequestWith(t.Context(), c.client(t))
+	require.NoError(t, err)
+	require.Zero(t, res.Topics[0].ErrorCode)
+}
+
+func groupGrowth(t *testing.T, c groupCluster) {
+	topic, id := c.create(t, 2), c.name(t)
+	one := startMember(t, c.config(t, topic, id), 0)
+	two := startMember(t, c.config(t, topic, id), 0)
+	eventually(t, 20*time.Second, "shared", func() bool { return covers(2, one.now(), two.now()) && len(one.now()) == 1 })
+	c.grow(t, topic, 6)
+	eventually(t, 10*time.Second, "grown", func() bool { return covers(6, one.now(), two.now()) && len(one.now()) == 3 })
+	gens := len(one.generations())
+	time.Sleep(time.Second)
+	require.Len(t, one.generations(), gens, "and that is that")
+	require.NoError(t, overlap(one, two))
+}
+
+// The ecosystem's tools see the members, what they read and how far they are.
+func groupOffsets(t *testing.T, c groupCluster) {
+	topic, id := c.create(t, 3), c.name(t)
+	m := startMember(t, c.config(t, topic, id), 0)
+	eventually(t, 20*time.Second, "alone", func() bool { return covers(3, m.now()) })
+	a := m.generations()[0].assignment
+	require.NoError(t, m.g.commit(t.Context(), a, map[int32]int64{0: 17, 2: 1 << 40}))
+
+	cl := c.client(t)
+	fetch := kmsg.NewPtrOffsetFetchRequest()
+	fetch.Group = id
+	ft := kmsg.NewOffsetFetchRequestTopic()
+	ft.Topic, ft.Partitions = topic, []int32{0, 1, 2}
+	fetch.Topics = append(fetch.Topics, ft)
+	res, err := fetch.RequestWith(t.Context(), cl)
+	require.NoError(t, err)
+	got := make(map[int32]int64)
+	for _, p := range res.Topics[0].Partitions {
+		require.Zero(t, p.ErrorCode)
+		got[p.Partition] = p.Offset
+	}
+	require.Equal(t, map[int32]int64{0: 17, 1: -1, 2: 1 << 40}, got)
+
+	describe := kmsg.NewPtrDescribeGroupsRequest()
+	describe.Groups = []string{id}
+	desc, err := describe.RequestWith(t.Context(), cl)
+	require.NoError(t, err)
+	g := desc.Groups[0]
+	require.Equal(t, "Stable", g.State)
+	require.Equal(t, "range", g.Protocol)
+	require.Len(t, g.Members, 1)
+	require.Equal(t, a.memberID, g.Members[0].MemberID)
+	require.Equal(t, "tumble-test", g.Members[0].ClientID)
+	var shown kmsg.ConsumerMemberAssignment
+	require.NoError(t, shown.ReadFrom(g.Members[0].MemberAssignment))
+	require.Equal(t, topic, shown.Topics[0].Topic)
+	require.Equal(t, []int32{0, 1, 2}, shown.Topics[0].Partitions)
+
+	// What is over can no longer speak for the group.
+	a.generation--
+	require.ErrorIs(t, m.g.commit(t.Context(), a, map[int32]int64{0: 1}), kafkago.IllegalGeneration)
+	err, _ = m.stop()
+	require.NoError(t, err)
+	require.Error(t, m.g.commit(t.Context(), m.generations()[0].assignment, map[int32]int64{0: 1}))
+}
+
+// Members beyond the number of partitions stand by: served, with nothing.
+func groupMoreMembersThanPartitions(t *testing.T, c groupCluster) {
+	topic, id := c.create(t, 2), c.name(t)
+	var members []*testMember
+	for range 3 {
+		members = append(members, startMember(t, c.config(t, topic, id), 0))
+	}
+	standby := func() (i int) {
+		return slices.IndexFunc(members, func(m *testMember) bool {
+			gens := m.generations()
+			return len(gens) > 0 && gens[len(gens)-1].ended.IsZero() && len(gens[len(gens)-1].partitions) == 0
+		})
+	}
+	settled := func() bool {
+		return covers(2, members[0].now(), members[1].now(), members[2].now()) && standby() >= 0
+	}
+	eventually(t, 20*time.Second, "shared", settled)
+	spare := members[standby()]
+	i := slices.IndexFunc(members, func(m *testMember) bool { return len(m.now()) > 0 })
+	err, _ := members[i].stop()
+	require.NoError(t, err)
+	eventually(t, 10*time.Second, "stands in", func() bool { return len(spare.now()) == 1 })
+	require.NoError(t, overlap(members...))
+}
+
+// Of two processes with one instance id the older one is told, and ends.
+func groupFenced(t *testing.T, c groupCluster) {
+	topic, id := c.create(t, 2), c.name(t)
+	cfg := c.config(t, topic, id)
+	cfg.instanceID = "pod-1"
+	older := startMember(t, cfg, 0)
+	eventually(t, 20*time.Second, "alone", func() bool { return covers(2, older.now()) })
+	cfg.transport = c.config(t, topic, id).transport
+	newer := startMember(t, cfg, 0)
+	<-older.done
+	require.ErrorIs(t, older.err, kafkago.FencedInstanceID)
+	require.ErrorContains(t, older.err, `"pod-1"`)
+	eventually(t, 10*time.Second, "taken over", func() bool { return covers(2, newer.now()) })
+}
+
+func groupSessionRefused(t *testing.T, c groupCluster) {
+	topic, id := c.create(t, 1), c.name(t)
+	cfg := c.config(t, topic, id)
+	cfg.session = 50 * time.Millisecond
+	m := startMember(t, cfg, 0)
+	<-m.done
+	require.ErrorIs(t, m.err, kafkago.InvalidSessionTimeout)
+	require.ErrorContains(t, m.err, "50ms is not between")
+}
