@@ -141,11 +141,11 @@ func (a *api) count(w http.ResponseWriter, r *http.Request, vars []string) error
 	answer := countAnswer{UserID: vars[0]}
 	switch c, err := a.cfg.Counts.Count(r.Context(), vars[0], at); {
 	case errors.Is(err, tumble.ErrNoDefinition):
-		answer.Minute = formatMinute(windowStart(unknownWindow, at))
+		answer.Minute = FormatMinute(windowStart(unknownWindow, at))
 	case err != nil:
 		return err
 	default:
-		answer.Minute, answer.Clicks, answer.Final = formatMinute(c.Window), c.N, c.Final
+		answer.Minute, answer.Clicks, answer.Final = FormatMinute(c.Window), c.N, c.Final
 	}
 	return program.WriteJSON(w, http.StatusOK, answer)
 }
@@ -188,7 +188,7 @@ func (a *api) history(w http.ResponseWriter, r *http.Request, vars []string) err
 		return err
 	}
 	for _, c := range counts {
-		answer.Clicks = append(answer.Clicks, minuteCount{formatMinute(c.Window), c.N, c.Final})
+		answer.Clicks = append(answer.Clicks, minuteCount{FormatMinute(c.Window), c.N, c.Final})
 	}
 	return program.WriteJSON(w, http.StatusOK, answer)
 }
@@ -218,7 +218,7 @@ func (a *api) top(w http.ResponseWriter, r *http.Request, vars []string) error {
 	if err != nil && !errors.Is(err, tumble.ErrNoDefinition) {
 		return err
 	}
-	return program.WriteJSON(w, http.StatusOK, topAnswer{formatMinute(windowStart(window, at)), page.Final, userCounts(page)})
+	return program.WriteJSON(w, http.StatusOK, topAnswer{FormatMinute(windowStart(window, at)), page.Final, userCounts(page)})
 }
 
 type usersAnswer struct {
@@ -241,7 +241,7 @@ func (a *api) users(w http.ResponseWriter, r *http.Request, vars []string) error
 	if err != nil && !errors.Is(err, tumble.ErrNoDefinition) {
 		return err
 	}
-	return program.WriteJSON(w, http.StatusOK, usersAnswer{formatMinute(windowStart(window, at)), userCounts(page), page.Cursor})
+	return program.WriteJSON(w, http.StatusOK, usersAnswer{FormatMinute(windowStart(window, at)), userCounts(page), page.Cursor})
 }
 
 func userCounts(p tumble.Page) []userCount {
@@ -347,8 +347,8 @@ var (
 // 3339. In a query a plus sign that was not escaped arrives as a space; none of
 // the forms has one, so it is taken back.
 func parseMinute(name, s string) (time.Time, error) {
-	var t time.Time
-	if err := t.UnmarshalText([]byte(strings.ReplaceAll(s, " ", "+"))); err != nil {
+	t, err := program.ParseTime(strings.ReplaceAll(s, " ", "+"))
+	if err != nil {
 		t, err = time.Parse(shortMinute, s)
 		// Parse takes more than it writes, such as an hour of one digit.
 		if err != nil || t.Format(shortMinute) != s {
@@ -361,9 +361,9 @@ func parseMinute(name, s string) (time.Time, error) {
 	return t, nil
 }
 
-// formatMinute writes the start of a window in the short form. Windows shorter
+// FormatMinute writes the start of a window in the short form. Windows shorter
 // than a minute begin where the short form cannot say; these are in RFC 3339.
-func formatMinute(t time.Time) string {
+func FormatMinute(t time.Time) string {
 	t = t.UTC()
 	if t.Truncate(time.Minute).Equal(t) {
 		return t.Format(shortMinute)

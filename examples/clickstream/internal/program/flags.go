@@ -7,6 +7,7 @@ import (
 	"io"
 	"math"
 	"net"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -210,12 +211,19 @@ func NotNegative(d time.Duration) error {
 
 // Time declares a flag that takes an RFC 3339 time; left out it is zero.
 func (f *Flags) Time(name, usage string) *time.Time {
-	return Declare(f, name, "", usage, func(s string) (t time.Time, err error) {
-		if t.UnmarshalText([]byte(s)) != nil { // time.Parse also takes what RFC 3339 does not
-			return t, errors.New(`must be an RFC 3339 time such as "2023-10-01T12:34:56Z"`)
-		}
-		return t, nil
-	})
+	return Declare(f, name, "", usage, ParseTime)
+}
+
+var rfc3339 = regexp.MustCompile(`^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]([01]\d|2[0-3]):[0-5]\d)$`)
+
+// ParseTime reads an RFC 3339 time. It is stricter than time.Parse, which takes
+// an hour of one digit, a comma, and a zone of 99 hours.
+func ParseTime(s string) (time.Time, error) {
+	t, err := time.Parse(time.RFC3339, s)
+	if err != nil || !rfc3339.MatchString(s) {
+		return time.Time{}, errors.New(`must be an RFC 3339 time such as "2023-10-01T12:34:56Z"`)
+	}
+	return t, nil
 }
 
 // Window declares a flag that takes what [tumble.ParseWindow] reads.
