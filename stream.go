@@ -206,8 +206,11 @@ func (p *Pipeline) load(ctx context.Context, shard int, init func() map[string]C
 			return stored, nil
 		}
 		err = fmt.Errorf("tumble: load shard %d: %w", shard, err)
-		if errors.Is(err, ErrDefinition) || ctx.Err() != nil {
+		if errors.Is(err, ErrDefinition) {
 			return nil, err
+		}
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
 		}
 		if tell != nil {
 			tell(err)
@@ -216,7 +219,7 @@ func (p *Pipeline) load(ctx context.Context, shard int, init func() map[string]C
 		}
 		p.book(func(s *Stats) { s.Retries++ })
 		if !wait.sleep(ctx, nil) {
-			return nil, err
+			return nil, ctx.Err()
 		}
 	}
 }
@@ -448,7 +451,9 @@ func (p *Pipeline) consume(ctx context.Context, part Partition) error {
 	_, known := p.first[c.id]
 	p.registering.Unlock()
 	if !known {
-		if err := p.register(ctx); err != nil {
+		if err := p.register(ctx); ctx.Err() != nil {
+			return nil
+		} else if err != nil {
 			return err
 		}
 	}
@@ -500,7 +505,7 @@ func (c *consumer) run(ctx context.Context) error {
 			c.reading = false
 			c.take(ctx, a)
 		case o := <-c.outcomes:
-			c.settleCall(o)
+			c.settleCall(ctx, o)
 		case s := <-c.polled:
 			c.compare(s)
 		case <-wake.C:
@@ -519,6 +524,14 @@ func (c *consumer) halt(why error) {
 		c.stop = why
 		close(c.halted)
 	}
+}
+
+// fail halts with err, unless err only says that ctx ended.
+func (c *consumer) fail(ctx context.Context, err error) {
+	if ctx.Err() != nil {
+		err = errStopped
+	}
+	c.halt(err)
 }
 
 func (c *consumer) closing() bool { return c.stop != nil || c.over != nil }
@@ -606,11 +619,10 @@ func (c *consumer) advance(ctx, sending context.Context) (room <-chan struct{}) 
 
 // launch starts the lane's next call, if there is one.
 func (c *consumer) launch(ctx, sending context.Context, ln *lane, resting bool) {
-	if ln.busy || ln.found != nil || ln.lost {
-		return
+	if c.stop != nil && !ln.busy && (ln.reload || ln.found != nil) {
+		ln.lost = true // it is not settled, and now never will be
 	}
-	if ln.reload && c.stop != nil {
-		ln.lost = true // it was never settled, and now never will be
+	if ln.busy || ln.found != nil || ln.lost {
 		return
 	}
 	if len(ln.queue) == 0 && !ln.reload && c.closing() || c.all && len(ln.open) > 0 {
@@ -722,22 +734,19 @@ func (c *consumer) resume(ctx context.Context, lanes []*lane) answer {
 }
 
 // settleCall takes the outcome of a lane's call.
-func (c *consumer) settleCall(o outcome) {
+func (c *consumer) settleCall(ctx context.Context, o outcome) {
 	ln := o.ln
 	ln.busy = false
 	ln.epoch.Add(1)
 	if o.err != nil {
 		ln.lost = true
-		if c.stop == nil {
-			c.halt(o.err)
-		}
+		c.fail(ctx, o.err)
 		return
 	}
 	mine := o.found == nil
 	if o.parcel == nil || !mine && !o.found.stored.Same(o.parcel.To) {
 		ln.found = o.found
 		ln.rival = o.parcel != nil
-		ln.lost = c.stop != nil
 		return
 	}
 	// The parcel's counts are in the shard. If this process never heard an
@@ -784,7 +793,7 @@ func (c *consumer) take(ctx context.Context, a answer) {
 	case a.lanes != nil && a.err == nil:
 		c.adopt(ctx, a)
 	case a.lanes != nil:
-		c.halt(a.err)
+		c.fail(ctx, a.err)
 	case a.err == nil:
 		c.retry = backoff{}
 		c.trouble(-1, nil)
