@@ -52,7 +52,7 @@ var raceRules = []Rule{
 				case err == nil:
 					won.Add(1 << i)
 				case !errors.Is(err, tumble.ErrConflict):
-					return fmt.Errorf("Apply: %w", err)
+					return fmt.Errorf("process %d: %w", i, err)
 				}
 				return nil
 			})
@@ -106,7 +106,7 @@ var raceRules = []Rule{
 			for range raceRounds {
 				b := all[i].batch(0, time.Time{}, tumble.Delta{Window: t0, Key: key, N: 1}, tumble.Delta{Window: minute(1 + i), Key: key, N: 1})
 				if err := p.shards[0].Apply(c.ctx, b); err != nil {
-					return fmt.Errorf("Apply of partition %d: %w", i, err)
+					return fmt.Errorf("partition %d: %w", i, err)
 				}
 				all[i].at[0] = b.To
 				if _, err := p.Count(c.ctx, key, t0); err != nil {

@@ -102,7 +102,7 @@ var readerRules = []Rule{
 		l.end()
 		p.kept(3, minute(6)) // the end of minute 4 and Grace
 		// The next run of the source goes on at the frontier.
-		l = p.register("clicks/0", tumble.Checkpoint{Log: "log-2"})
+		p.register("clicks/0", tumble.Checkpoint{Log: "log-2"})
 		p.kept(3, minute(6))
 	}),
 
@@ -191,15 +191,15 @@ var readerRules = []Rule{
 			p.c.soon(func() error {
 				page, err := p.Top(c.ctx, t0.Add(time.Second), n)
 				if err != nil {
-					return fmt.Errorf("Top of %d: %w", n, err)
+					return fmt.Errorf("the top %d: %w", n, err)
 				}
 				if page.Cursor != "" {
-					return fmt.Errorf("Top of %d has the cursor %q", n, page.Cursor)
+					return fmt.Errorf("the top %d have the cursor %q", n, page.Cursor)
 				}
 				if !slices.EqualFunc(page.Counts, want[:min(n, 40)], func(a, b tumble.Count) bool {
 					return a.Key == b.Key && a.N == b.N && a.Window.Equal(t0)
 				}) {
-					return fmt.Errorf("Top of %d is %v, want %v", n, page.Counts, want[:min(n, 40)])
+					return fmt.Errorf("the top %d are %v, want %v", n, page.Counts, want[:min(n, 40)])
 				}
 				return nil
 			})
