@@ -2,605 +2,730 @@ package tumble_test
 
 import (
 	"context"
-	"errors"
-	"flag"
 	"fmt"
-	"io"
-	"log/slog"
 	"maps"
 	"math/rand/v2"
+	"os/exec"
 	"slices"
-	"sync"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
-	"unsafe"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/tumblestream/tumble"
+	"github.com/tumblestream/tumble/sink/memory"
 )
 
-// t0 is where event time begins in these tests: that of a bubble's clock.
-var t0 = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
+// Every test below is of one rule, and fails when the rule is taken out.
 
-// quiet keeps warnings that tests provoke out of their output.
-var quiet = slog.New(slog.DiscardHandler)
-
-var errFault = errors.New("injected fault")
-
-// A topic is the log behind a logSource: partitions that many processes read.
-type topic struct {
-	mu    sync.Mutex
-	parts map[string]*logPart
-	rng   *rand.Rand // chunk sizes and faults; nil: whole chunks, no faults
-}
-
-type logPart struct {
-	log    string
-	events []tumble.Event // at index Offset
-	first  int64          // retention deleted what is before
-	ended  bool
-	grown  chan struct{} // closed when something is appended
-	past   int           // last offset handed out, for tests that count reads
-}
-
-func newTopic(ids ...string) *topic {
-	t := &topic{parts: map[string]*logPart{}}
-	for _, id := range ids {
-		t.parts[id] = &logPart{log: "log-1", grown: make(chan struct{})}
-	}
-	return t
-}
-
-// add appends events to a partition; their offsets are set.
-func (t *topic) add(id string, events ...tumble.Event) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	p := t.parts[id]
-	for _, e := range events {
-		e.Offset = int64(len(p.events))
-		p.events = append(p.events, e)
-	}
-	t.changed(p)
-}
-
-func (t *topic) changed(p *logPart) {
-	close(p.grown)
-	p.grown = make(chan struct{})
-}
-
-// change edits a partition, which is created if it is missing.
-func (t *topic) change(id string, f func(*logPart)) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	p := t.parts[id]
-	if p == nil {
-		p = &logPart{log: "log-1", grown: make(chan struct{})}
-		t.parts[id] = p
-	}
-	f(p)
-	t.changed(p)
-}
-
-// A logSource reads some partitions of a topic: one process's view.
-type logSource struct {
-	topic    *topic
-	own      []string // nil: all there are when Run begins
-	latest   bool
-	skipGap  bool // Resume policy: go on after a gap or in another log
-	untilEnd bool
-	more     chan string // partitions assigned while running; nil: none
-}
-
-func (s *logSource) Partitions(ctx context.Context, stored map[string]tumble.Checkpoint) (map[string]tumble.Checkpoint, error) {
-	s.topic.mu.Lock()
-	defer s.topic.mu.Unlock()
-	known := false
-	for id := range s.topic.parts {
-		_, ok := stored[id]
-		known = known || ok
-	}
-	all := map[string]tumble.Checkpoint{}
-	for id, p := range s.topic.parts {
-		at := p.first
-		if s.latest && !known {
-			at = int64(len(p.events))
-		}
-		all[id] = tumble.Checkpoint{Log: p.log, Origin: at, Offset: at}
-	}
-	return all, nil
-}
-
-func (s *logSource) Run(ctx context.Context, consume func(context.Context, tumble.Partition) error) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	own := s.own
-	if own == nil {
-		s.topic.mu.Lock()
-		own = slices.Sorted(maps.Keys(s.topic.parts))
-		s.topic.mu.Unlock()
-	}
-	var wg sync.WaitGroup
-	start := func(id string) {
-		wg.Go(func() {
-			if err := consume(ctx, &logPartition{s: s, id: id}); err != nil {
-				cancel(err)
-			}
+func TestAnswerThatIsLostIsAskedForAgain(t *testing.T) {
+	for name, kind := range map[string]fault{"applied": lost, "not applied": refused} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				log, sink := newTopic("a"), newStore(1)
+				log.add("a", at(0, "x"), at(1, "x"))
+				var sent []tumble.Batch
+				sink.setFault(func(_ int, b *tumble.Batch) fault {
+					if b == nil {
+						return fine
+					}
+					c := *b
+					c.Deltas = slices.Clone(b.Deltas)
+					if sent = append(sent, c); len(sent) == 1 {
+						log.mu.Lock() // more events while the answer is awaited
+						l := log.parts["a"]
+						l.events = append(l.events, tumble.Event{Key: "x", Time: t0, Offset: 2})
+						log.changed(l)
+						log.mu.Unlock()
+						return kind
+					}
+					return fine
+				})
+				p := start(t, tumble.Config{Source: &logSource{topic: log}, Sink: sink})
+				time.Sleep(10 * time.Second)
+				require.NoError(t, p.stop())
+				require.Equal(t, map[cell]int64{{t0.UnixNano(), "x"}: 3}, sink.counts())
+				require.Equal(t, sent[0], sent[1], "the batch is frozen once it was sent")
+				s := p.Stats()
+				balanced(t, s)
+				require.EqualValues(t, 3, s.Counted)
+				require.Zero(t, s.Replayed)
+			})
 		})
 	}
-	for _, id := range own {
-		start(id)
-	}
-	for s.more != nil {
-		select {
-		case id := <-s.more:
-			start(id)
-			continue
-		case <-ctx.Done():
-		}
-		break
-	}
-	wg.Wait()
-	if err := context.Cause(ctx); err != nil && !errors.Is(err, context.Canceled) {
-		return err
-	}
-	return nil
 }
 
-type logPartition struct {
-	s         *logSource
-	id        string
-	committed int64
-	buf       []tumble.Event
-	keys      [][]byte
-}
-
-func (p *logPartition) ID() string { return p.id }
-
-func (p *logPartition) Committed(offset int64) { p.committed = offset }
-
-func (p *logPartition) Resume(ctx context.Context, stored tumble.Checkpoint) (tumble.Checkpoint, error) {
-	t := p.s.topic
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	l := t.parts[p.id]
-	switch {
-	case stored.Log == l.log && stored.Offset >= l.first:
-		return stored, nil
-	case !p.s.skipGap:
-		return stored, fmt.Errorf("%s: events from %d to %d are gone", p.id, stored.Offset, l.first)
-	case stored.Log == l.log:
-		stored.Offset = l.first
-		return stored, nil
-	}
-	return tumble.Checkpoint{Log: l.log, Offset: l.first}, nil
-}
-
-// Fetch hands out a random number of events, in a buffer that it scribbles over
-// at the next call: keys are borrowed.
-func (p *logPartition) Fetch(ctx context.Context, from int64) (tumble.Chunk, error) {
-	for i := range p.buf {
-		p.buf[i] = tumble.Event{Key: "overwritten", Offset: -1}
-		for j := range p.keys[i] {
-			p.keys[i][j] = '#'
-		}
-	}
-	asOf := time.Now()
-	timeout := time.NewTimer(500 * time.Millisecond)
-	defer timeout.Stop()
-	for {
-		t := p.s.topic
-		t.mu.Lock()
-		l := t.parts[p.id]
-		grown := l.grown
-		end := int64(len(l.events))
-		if from < l.first || from > end {
-			t.mu.Unlock()
-			return tumble.Chunk{}, fmt.Errorf("%d is not in [%d, %d]: %w", from, l.first, end, tumble.ErrOffsetOutOfRange)
-		}
-		n := int(end - from)
-		if t.rng != nil && n > 0 {
-			if t.rng.IntN(20) == 0 {
-				t.mu.Unlock()
-				return tumble.Chunk{}, errFault
-			}
-			n = min(n, 1+t.rng.IntN(100))
-		}
-		if n > 0 {
-			p.buf, p.keys = p.buf[:0], p.keys[:0]
-			for _, e := range l.events[from : from+int64(n)] {
-				key := []byte(e.Key)
-				e.Key = borrowed(key)
-				p.buf = append(p.buf, e)
-				p.keys = append(p.keys, key)
-			}
-			t.mu.Unlock()
-			return tumble.Chunk{Events: p.buf, Next: from + int64(n), End: end, AsOf: asOf}, nil
-		}
-		ended := l.ended
-		t.mu.Unlock()
-		switch {
-		case ended:
-			return tumble.Chunk{}, tumble.ErrEnded
-		case p.s.untilEnd:
-			return tumble.Chunk{}, io.EOF
-		}
-		select {
-		case <-grown:
-		case <-timeout.C:
-			return tumble.Chunk{Next: from, End: end, AsOf: asOf}, nil
-		case <-ctx.Done():
-			return tumble.Chunk{}, ctx.Err()
-		}
-	}
-}
-
-// borrowed makes a string of b without a copy, as a source's keys may be.
-func borrowed(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
-
-// A cell is one window and key.
-type cell struct {
-	window int64 // start, Unix nanoseconds
-	key    string
-}
-
-// A store is a sink that breaks on demand; it is what all processes share.
-type store struct {
-	mu     sync.Mutex
-	def    tumble.Definition
-	shards []*storeShard
-	// fault, if set, decides what becomes of a call. It is called under mu.
-	fault func(shard int, b *tumble.Batch) fault
-}
-
-type storeShard struct {
-	counts map[cell]int64
-	stored map[string]tumble.Checkpoint
-	late   []tumble.Batch // copies that arrive again later
-}
-
-// A fault is what becomes of an Apply (or of a Load, if there is no batch).
-type fault int
-
-const (
-	fine    fault = iota
-	refused       // not applied, error
-	lost          // applied, error
-	doubled       // applied, and a copy arrives again later
-	hung          // no answer until the context ends
-)
-
-func newStore(shards int) *store {
-	s := &store{}
-	for range shards {
-		s.shards = append(s.shards, &storeShard{counts: map[cell]int64{}, stored: map[string]tumble.Checkpoint{}})
-	}
-	return s
-}
-
-func (s *store) Open(ctx context.Context, def tumble.Definition) ([]tumble.Shard, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.def != (tumble.Definition{}) && !s.def.Same(def) {
-		return nil, tumble.ErrDefinition
-	}
-	s.def = def
-	var shards []tumble.Shard
-	for i := range s.shards {
-		shards = append(shards, shardOf{s, i})
-	}
-	return shards, nil
-}
-
-type shardOf struct {
-	*store
-	index int
-}
-
-func (s shardOf) ask(ctx context.Context, b *tumble.Batch) (fault, error) {
-	f := fine
-	s.mu.Lock()
-	if s.store.fault != nil {
-		f = s.store.fault(s.index, b)
-	}
-	s.mu.Unlock()
-	switch f {
-	case refused:
-		return f, errFault
-	case hung:
-		<-ctx.Done()
-		return f, ctx.Err()
-	}
-	return f, ctx.Err()
-}
-
-func (s shardOf) Load(ctx context.Context, init map[string]tumble.Checkpoint) (map[string]tumble.Checkpoint, error) {
-	if _, err := s.ask(ctx, nil); err != nil {
-		return nil, err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	sh := s.shards[s.index]
-	frontier := s.def.Frontier(sh.stored)
-	for id, c := range init {
-		old, ok := sh.stored[id]
-		if ok && !(old.Ended && old.Log != c.Log) {
-			continue
-		}
-		if frontier.After(c.Watermark) {
-			c.Watermark = frontier
-		}
-		sh.stored[id] = c
-	}
-	return maps.Clone(sh.stored), nil
-}
-
-func (s shardOf) Apply(ctx context.Context, b tumble.Batch) error {
-	f, err := s.ask(ctx, &b)
-	if err != nil {
-		return err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	sh := s.shards[s.index]
-	if err := sh.apply(s.def, b); err != nil {
-		return err
-	}
-	switch f {
-	case lost:
-		return errFault
-	case doubled:
-		b.Deltas = slices.Clone(b.Deltas)
-		sh.late = append(sh.late, b)
-	}
-	return nil
-}
-
-func (sh *storeShard) apply(def tumble.Definition, b tumble.Batch) error {
-	if c, ok := sh.stored[b.Partition]; !ok || !c.Same(b.From) {
-		return fmt.Errorf("%w: %v, not %v", tumble.ErrConflict, c, b.From)
-	}
-	for _, d := range b.Deltas {
-		sh.counts[cell{d.Window.UnixNano(), d.Key}] += d.N
-	}
-	sh.stored[b.Partition] = b.To
-	frontier := def.Frontier(sh.stored)
-	for c := range sh.counts {
-		_, end := def.Window.Bounds(time.Unix(0, c.window))
-		if _, expired := def.Finality(frontier, end); expired {
-			delete(sh.counts, c)
-		}
-	}
-	return nil
-}
-
-// repeat lets the copies of old batches arrive. They must change nothing.
-func (s *store) repeat() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, sh := range s.shards {
-		for _, b := range sh.late {
-			_ = sh.apply(s.def, b)
-		}
-		sh.late = nil
-	}
-}
-
-// snapshot copies a shard, for restore to bring back later.
-func (s *store) snapshot(i int) *storeShard {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return &storeShard{counts: maps.Clone(s.shards[i].counts), stored: maps.Clone(s.shards[i].stored)}
-}
-
-func (s *store) restore(i int, old *storeShard) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.shards[i] = &storeShard{counts: maps.Clone(old.counts), stored: maps.Clone(old.stored)}
-}
-
-// counts returns all counts.
-func (s *store) counts() map[cell]int64 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	all := map[cell]int64{}
-	for _, sh := range s.shards {
-		maps.Copy(all, sh.counts)
-	}
-	return all
-}
-
-func (s *store) stored(shard int, id string) tumble.Checkpoint {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.shards[shard].stored[id]
-}
-
-func (s *store) setFault(f func(shard int, b *tumble.Batch) fault) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.fault = f
-}
-
-// count is the model: a plain loop over the log.
-func count(w tumble.Window, logs ...[]tumble.Event) map[cell]int64 {
-	all := map[cell]int64{}
-	for _, log := range logs {
-		for _, e := range log {
-			start, _ := w.Bounds(e.Time)
-			all[cell{start.UnixNano(), e.Key}]++
-		}
-	}
-	return all
-}
-
-// A process is a pipeline that runs.
-type process struct {
-	*tumble.Pipeline
-	cancel context.CancelFunc
-	done   chan error
-	exited chan struct{}
-}
-
-func start(t *testing.T, cfg tumble.Config) *process {
-	t.Helper()
-	if cfg.Window == (tumble.Window{}) {
-		cfg.Window.Size = time.Minute
-	}
-	if cfg.Logger == nil {
-		cfg.Logger = quiet
-	}
-	p, err := tumble.New(cfg)
-	require.NoError(t, err)
-	ctx, cancel := context.WithCancel(t.Context())
-	run := &process{p, cancel, make(chan error, 1), make(chan struct{})}
-	go func() {
-		defer close(run.exited)
-		run.done <- p.Run(ctx)
-	}()
-	t.Cleanup(func() {
-		cancel()
-		<-run.exited
-	})
-	return run
-}
-
-// stop asks the process to stop and returns what Run did.
-func (p *process) stop() error {
-	p.cancel()
-	return <-p.done
-}
-
-// balanced checks the sum that Stats promises.
-func balanced(t *testing.T, s tumble.Stats) {
-	t.Helper()
-	require.Equal(t, s.Read, s.Counted+s.DroppedLate+s.Expired+s.Rejected+s.Skipped+s.Replayed+s.Pending, "books: %+v", s)
-}
-
-// at returns an event sec seconds after t0.
-func at(sec float64, key string) tumble.Event {
-	return tumble.Event{Key: key, Time: t0.Add(time.Duration(sec * float64(time.Second)))}
-}
-
-// several returns n events, out of order by up to a minute, of a few keys.
-func several(rng *rand.Rand, n int, from float64) []tumble.Event {
-	var events []tumble.Event
-	for i := range n {
-		events = append(events, at(from+float64(i)/10+60*rng.Float64(), fmt.Sprint("key-", rng.IntN(20))))
-	}
-	return events
-}
-
-func TestCountsWhatAPlainLoopCounts(t *testing.T) {
+func TestRivalsBatchIsReplayed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		rng := rand.New(rand.NewPCG(1, 1))
-		log := newTopic("a", "b")
-		log.rng = rng
-		log.add("a", several(rng, 5000, 0)...)
-		log.add("b", several(rng, 3000, 0)...)
-		sink := newStore(4)
+		log, sink := newTopic("a"), newStore(1)
+		log.add("a", at(0, "x"), at(1, "y"))
+		first := true
+		sink.setFault(func(_ int, b *tumble.Batch) fault {
+			if b != nil && first {
+				first = false // another process sends the same, a moment earlier
+				require.NoError(t, sink.shards[0].apply(sink.def, *b))
+			}
+			return fine
+		})
 		p := start(t, tumble.Config{Source: &logSource{topic: log, untilEnd: true}, Sink: sink})
 		require.NoError(t, <-p.done)
-		require.Equal(t, count(tumble.Window{Size: time.Minute}, log.parts["a"].events, log.parts["b"].events), sink.counts())
 		s := p.Stats()
 		balanced(t, s)
-		require.EqualValues(t, 8000, s.Read)
-		require.EqualValues(t, 8000, s.Counted)
-		require.Zero(t, s.Increments)
-		for i := range 4 {
-			require.EqualValues(t, 5000, sink.stored(i, "a").Offset)
+		require.EqualValues(t, 2, s.Replayed)
+		require.Zero(t, s.Counted)
+		require.EqualValues(t, 1, s.Conflicts)
+		require.Len(t, sink.counts(), 2)
+	})
+}
+
+func TestLossOnAQuietTopicIsNoticed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, sink := newTopic("a", "b"), newStore(3)
+		log.add("a", several(rand.New(rand.NewPCG(1, 2)), 500, 0)...)
+		p := start(t, tumble.Config{Source: &logSource{topic: log}, Sink: sink})
+		time.Sleep(time.Minute)
+		want := sink.counts()
+		for i := range sink.shards {
+			sink.restore(i, &storeShard{})
+			sink.shards[i].stored = map[string]tumble.Checkpoint{}
+			sink.shards[i].counts = map[cell]int64{}
+		}
+		time.Sleep(20 * time.Second)
+		require.Equal(t, want, sink.counts())
+		require.NoError(t, p.stop())
+		balanced(t, p.Stats())
+	})
+}
+
+func TestNoRereadWhileNothingIsLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, sink := newTopic("a"), newStore(3)
+		p := start(t, tumble.Config{Source: &logSource{topic: log}, Sink: sink})
+		for i := range 600 {
+			log.add("a", at(float64(i)/10, fmt.Sprint("key-", i%7)))
+			time.Sleep(97 * time.Millisecond)
+		}
+		require.NoError(t, p.stop())
+		s := p.Stats()
+		require.Zero(t, s.Replayed)
+		require.Zero(t, s.Conflicts)
+		require.EqualValues(t, 600, s.Counted)
+	})
+}
+
+// verdicts counts one partition's events one by one, so that each is judged by
+// those before it.
+func verdicts(t *testing.T, cfg tumble.Config, events ...tumble.Event) (tumble.Stats, *store, []tumble.Late) {
+	t.Helper()
+	log, sink := newTopic("a"), newStore(2)
+	log.add("a", events...)
+	var late []tumble.Late
+	cfg.OnLate = func(l tumble.Late) {
+		l.Event.Key = string([]byte(l.Event.Key))
+		late = append(late, l)
+	}
+	cfg.Source, cfg.Sink = &logSource{topic: log, untilEnd: true}, sink
+	p := start(t, cfg)
+	require.NoError(t, <-p.done)
+	balanced(t, p.Stats())
+	return p.Stats(), sink, late
+}
+
+func TestLate(t *testing.T) {
+	events := []tumble.Event{at(0, "x"), at(70, "y"), at(59, "late"), at(80, "y")}
+	t.Run("counted", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			s, sink, late := verdicts(t, tumble.Config{}, events...)
+			require.EqualValues(t, 4, s.Counted)
+			require.EqualValues(t, 1, s.Late)
+			require.EqualValues(t, 1, sink.counts()[cell{t0.UnixNano(), "late"}])
+			require.Equal(t, []tumble.Late{{Partition: "a", Event: tumble.Event{Key: "late", Time: t0.Add(59 * time.Second), Offset: 2}, Window: t0, Watermark: t0.Add(70 * time.Second), Counted: true}}, late)
+		})
+	})
+	t.Run("dropped", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			s, sink, late := verdicts(t, tumble.Config{DropLate: true}, events...)
+			require.EqualValues(t, 3, s.Counted)
+			require.EqualValues(t, 1, s.DroppedLate)
+			require.Zero(t, sink.counts()[cell{t0.UnixNano(), "late"}])
+			require.Len(t, late, 1)
+			require.False(t, late[0].Counted)
+		})
+	})
+	t.Run("within grace", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			s, _, late := verdicts(t, tumble.Config{DropLate: true, Grace: 11 * time.Second}, events...)
+			require.EqualValues(t, 4, s.Counted)
+			require.Zero(t, s.Late)
+			require.Empty(t, late)
+		})
+	})
+	t.Run("grace is over when the watermark reaches it", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			s, _, _ := verdicts(t, tumble.Config{DropLate: true, Grace: 10 * time.Second}, events...)
+			require.EqualValues(t, 1, s.DroppedLate)
+		})
+	})
+	t.Run("expired", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			s, sink, late := verdicts(t, tumble.Config{Retention: 10 * time.Second}, events...)
+			require.EqualValues(t, 3, s.Counted)
+			require.EqualValues(t, 1, s.Expired)
+			require.Equal(t, map[cell]int64{{t0.Add(time.Minute).UnixNano(), "y"}: 2}, sink.counts(), "the first window is past retention")
+			require.True(t, late[0].Expired)
+			require.False(t, late[0].Counted)
+		})
+	})
+}
+
+func TestOneBrokenClockDoesNotMakeTheRestLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, sink, _ := verdicts(t, tumble.Config{DropLate: true}, at(0, "x"), at(3*3600, "ahead"), at(1, "x"))
+		require.EqualValues(t, 3, s.Counted)
+		require.EqualValues(t, 1, s.Ahead)
+		require.EqualValues(t, 2, sink.counts()[cell{t0.UnixNano(), "x"}])
+		require.EqualValues(t, 1, sink.counts()[cell{t0.Add(3 * time.Hour).UnixNano(), "ahead"}])
+		require.True(t, sink.stored(0, "a").Watermark.Equal(t0.Add(time.Second)))
+	})
+}
+
+func TestEventTimesOutOfRangeAreRejected(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		old := func(year int) tumble.Event {
+			return tumble.Event{Key: "x", Time: time.Date(year, 12, 31, 23, 59, 59, 0, time.UTC)}
+		}
+		s, sink, _ := verdicts(t, tumble.Config{}, old(1699), tumble.Event{Key: "x"}, old(2200), tumble.Event{Key: "x", Time: time.Unix(1<<60, 0)}, old(1700), at(0, "x"))
+		require.EqualValues(t, 4, s.Rejected)
+		require.EqualValues(t, 2, s.Counted)
+		require.Len(t, sink.counts(), 2)
+		require.True(t, sink.stored(0, "a").Watermark.Equal(t0))
+	})
+}
+
+// Reading goes back for one lane; what the other lanes have seen must neither
+// make the events late that were on time, nor let events in that were late.
+func TestReplayJudgesAsBefore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rng := rand.New(rand.NewPCG(3, 3))
+		log, sink := newTopic("a"), newStore(4)
+		events := several(rng, 3000, 0)
+		log.add("a", events...)
+		log.rng = rng
+		cfg := tumble.Config{Source: &logSource{topic: log, untilEnd: true}, Sink: sink, DropLate: true, Grace: 5 * time.Second}
+		p := start(t, cfg)
+		require.NoError(t, <-p.done)
+		want := sink.counts()
+		require.NotZero(t, p.Stats().DroppedLate)
+
+		again := newStore(4)
+		again.setFault(func(shard int, b *tumble.Batch) fault {
+			if b != nil && rng.IntN(4) == 0 {
+				old := &storeShard{counts: maps.Clone(again.shards[shard].counts), stored: maps.Clone(again.shards[shard].stored)}
+				time.AfterFunc(time.Duration(rng.IntN(300))*time.Millisecond, func() { again.restore(shard, old) })
+			}
+			return fine
+		})
+		cfg.Sink, cfg.Source = again, &logSource{topic: log}
+		cfg.FlushInterval = 10 * time.Millisecond
+		cfg.Idle = -1 // promises are not in the log
+		p = start(t, cfg)
+		time.Sleep(20 * time.Second)
+		again.setFault(nil)
+		time.Sleep(time.Minute)
+		require.NoError(t, p.stop())
+		balanced(t, p.Stats())
+		require.Positive(t, p.Stats().Replayed)
+		require.Equal(t, want, again.counts())
+	})
+}
+
+func TestIdle(t *testing.T) {
+	final := func(sink *store, end time.Time) bool {
+		is, _ := sink.def.Finality(sink.def.Frontier(sink.shards[0].stored), end)
+		return is
+	}
+	t.Run("a silent partition's watermark follows the clock", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			log, sink := newTopic("a"), newStore(2)
+			log.add("a", at(0, "x"))
+			p := start(t, tumble.Config{Source: &logSource{topic: log}, Sink: sink})
+			time.Sleep(60 * time.Second)
+			require.False(t, final(sink, t0.Add(time.Minute)))
+			time.Sleep(16 * time.Second)
+			require.True(t, final(sink, t0.Add(time.Minute)))
+			require.NoError(t, p.stop())
+		})
+	})
+	t.Run("never by default of less than Idle, nor when off", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			log, sink := newTopic("a"), newStore(2)
+			log.add("a", at(0, "x"))
+			p := start(t, tumble.Config{Source: &logSource{topic: log}, Sink: sink, Idle: -1})
+			time.Sleep(10 * time.Minute)
+			require.True(t, sink.stored(0, "a").Watermark.Equal(t0))
+			require.NoError(t, p.stop())
+		})
+	})
+	t.Run("a partition without events follows the others", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			log, sink := newTopic("a", "b"), newStore(2)
+			p := start(t, tumble.Config{Source: &logSource{topic: log}, Sink: sink})
+			time.Sleep(time.Minute)
+			require.True(t, sink.stored(0, "b").Watermark.IsZero(), "nothing is known of event time yet")
+			for i := range 60 {
+				log.add("a", at(60+float64(i), "x"))
+				time.Sleep(time.Second)
+			}
+			w := sink.stored(0, "b").Watermark
+			require.False(t, w.IsZero())
+			require.False(t, w.After(t0.Add(110*time.Second)), "%v", w)
+			require.NoError(t, p.stop())
+		})
+	})
+	t.Run("not while the partition is behind", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			log, sink := newTopic("a"), newStore(1)
+			log.add("a", at(0, "x"), at(1, "x"))
+			p := start(t, tumble.Config{Source: behind{&logSource{topic: log}}, Sink: sink})
+			time.Sleep(5 * time.Minute)
+			require.True(t, sink.stored(0, "a").Watermark.Equal(t0.Add(time.Second)))
+			require.NoError(t, p.stop())
+		})
+	})
+}
+
+// behind is a source whose log has more that does not come.
+type behind struct{ *logSource }
+
+func (b behind) Run(ctx context.Context, consume func(context.Context, tumble.Partition) error) error {
+	return b.logSource.Run(ctx, func(ctx context.Context, p tumble.Partition) error { return consume(ctx, behindPartition{p}) })
+}
+
+type behindPartition struct{ tumble.Partition }
+
+func (b behindPartition) Fetch(ctx context.Context, from int64) (tumble.Chunk, error) {
+	c, err := b.Partition.Fetch(ctx, from)
+	c.End++
+	return c, err
+}
+
+func TestGrowthJoinsAtTheFrontier(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, sink := newTopic("a"), newStore(3)
+		log.add("a", at(0, "x"), at(130, "x"))
+		source := &logSource{topic: log, more: make(chan string)}
+		p := start(t, tumble.Config{Source: source, Sink: sink, Idle: -1})
+		time.Sleep(time.Second)
+		log.change("b", func(*logPart) {})
+		log.add("b", at(30, "joined"))
+		source.more <- "b"
+		time.Sleep(10 * time.Second)
+		for i := range 3 {
+			require.True(t, sink.stored(i, "b").Watermark.Equal(t0.Add(130*time.Second)), "shard %d: %v", i, sink.stored(i, "b"))
+		}
+		require.NoError(t, p.stop())
+		require.EqualValues(t, 1, p.Stats().Late)
+		require.EqualValues(t, 3, p.Stats().Counted)
+	})
+}
+
+// A start policy must mean one place, though a crash comes between the shards.
+func TestLatestIsOnePlace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, sink := newTopic("a"), newStore(3)
+		log.add("a", at(0, "before"))
+		loads := 0
+		sink.setFault(func(shard int, b *tumble.Batch) fault {
+			if loads++; loads > 4 { // the first shard is registered, the rest is not
+				return hung
+			}
+			return fine
+		})
+		p := start(t, tumble.Config{Source: &logSource{topic: log, latest: true}, Sink: sink})
+		time.Sleep(time.Second)
+		require.NoError(t, p.stop())
+		sink.setFault(nil)
+		require.NotEmpty(t, sink.shards[0].stored)
+		require.Empty(t, sink.shards[2].stored)
+
+		var want []tumble.Event
+		for i := range 20 {
+			want = append(want, at(1, fmt.Sprint("after-", i)))
+		}
+		log.add("a", want...)
+		p = start(t, tumble.Config{Source: &logSource{topic: log, latest: true}, Sink: sink})
+		time.Sleep(10 * time.Second)
+		require.NoError(t, p.stop())
+		require.Equal(t, count(tumble.Window{Size: time.Minute}, want), sink.counts())
+	})
+}
+
+func TestRetentionGap(t *testing.T) {
+	gap := func(t *testing.T, skip bool) (*process, *store) {
+		log, sink := newTopic("a"), newStore(2)
+		log.add("a", several(rand.New(rand.NewPCG(1, 1)), 100, 0)...)
+		p := start(t, tumble.Config{Source: &logSource{topic: log, skipGap: skip}, Sink: sink, FlushInterval: time.Hour})
+		time.Sleep(time.Second)
+		// Reading stands at 100 with increments that were never flushed.
+		log.change("a", func(l *logPart) {
+			for range 50 {
+				l.events = append(l.events, tumble.Event{Key: "gone", Time: t0, Offset: int64(len(l.events))})
+			}
+			l.first = 150
+		})
+		log.add("a", at(100, "x"))
+		time.Sleep(10 * time.Second)
+		return p, sink
+	}
+	t.Run("skipped", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			p, sink := gap(t, true)
+			require.NoError(t, p.stop())
+			s := p.Stats()
+			balanced(t, s)
+			require.EqualValues(t, 50, s.Lost, "each offset once, not once a shard")
+			require.EqualValues(t, 101, s.Counted, "what was read before is flushed, not dropped")
+			require.EqualValues(t, 151, sink.stored(0, "a").Offset)
+		})
+	})
+	t.Run("an error", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			p, _ := gap(t, false)
+			require.ErrorContains(t, <-p.done, "events from 100 to 150 are gone")
+			require.EqualValues(t, 100, p.Stats().Counted)
+		})
+	})
+}
+
+func TestAnotherLogIsARebase(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, sink := newTopic("a"), newStore(3)
+		log.add("a", at(100, "x"), at(101, "y"))
+		p := start(t, tumble.Config{Source: &logSource{topic: log, skipGap: true}, Sink: sink})
+		time.Sleep(time.Second)
+		require.NoError(t, p.stop())
+		log.change("a", func(l *logPart) { l.log, l.events = "log-2", nil })
+		log.add("a", at(90, "x"), at(5, "late"))
+		p = start(t, tumble.Config{Source: &logSource{topic: log, skipGap: true}, Sink: sink})
+		time.Sleep(10 * time.Second)
+		require.NoError(t, p.stop())
+		require.Equal(t, map[cell]int64{
+			{t0.Add(time.Minute).UnixNano(), "x"}: 2,
+			{t0.Add(time.Minute).UnixNano(), "y"}: 1,
+			{t0.UnixNano(), "late"}:               1,
+		}, sink.counts())
+		require.EqualValues(t, 1, p.Stats().Late, "the watermark outlives the log")
+		for i := range 3 {
+			c := sink.stored(i, "a")
+			require.Equal(t, "log-2", c.Log)
+			require.EqualValues(t, 2, c.Offset)
+			require.False(t, c.Watermark.Before(t0.Add(101*time.Second)))
 		}
 	})
 }
 
-var seeds = flag.Uint64("seeds", 100, "how many seeds TestModel runs")
-
-func TestModel(t *testing.T) {
-	for seed := range *seeds {
-		t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) { model(t, seed) })
-		})
-	}
+func TestEnded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, sink := newTopic("a"), newStore(2)
+		log.add("a", at(10, "x"))
+		log.change("a", func(l *logPart) { l.ended = true })
+		cfg := tumble.Config{Source: &logSource{topic: log, skipGap: true}, Sink: sink}
+		p := start(t, cfg)
+		require.NoError(t, <-p.done)
+		end := t0.Add(time.Minute)
+		for i := range 2 {
+			require.True(t, sink.stored(i, "a").Ended)
+			require.True(t, sink.stored(i, "a").Watermark.Equal(t0.Add(10*time.Second)), "its watermark stays")
+			require.True(t, sink.def.Frontier(sink.shards[i].stored).Equal(end))
+		}
+		// The next run goes on at the frontier: final stays final.
+		log.change("a", func(l *logPart) { l.log, l.events, l.ended = "log-2", nil, false })
+		log.add("a", at(20, "late"), at(70, "x"))
+		p = start(t, cfg)
+		time.Sleep(time.Second)
+		for i := range 2 {
+			require.False(t, sink.def.Frontier(sink.shards[i].stored).Before(end))
+		}
+		require.NoError(t, p.stop())
+		require.EqualValues(t, 1, p.Stats().Late)
+		require.EqualValues(t, 2, p.Stats().Counted)
+	})
 }
 
-// model lets processes count random logs while everything breaks, and compares
-// what is in the store with a plain loop in the end.
-func model(t *testing.T, seed uint64) {
-	rng := rand.New(rand.NewPCG(seed, 7))
-	log := newTopic("a", "b", "c")
-	log.rng = rand.New(rand.NewPCG(seed, 8))
-	sink := newStore(1 + rng.IntN(5))
-	window := tumble.Window{Size: time.Minute}
-	faults := rand.New(rand.NewPCG(seed, 9))
-	var down sync.Map
-	breaking := func(shard int, b *tumble.Batch) fault {
-		if until, ok := down.Load(shard); ok && time.Now().Before(until.(time.Time)) {
-			return refused
+func TestMaxPendingStopsReading(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, sink := newTopic("a", "b"), newStore(2)
+		log.rng = rand.New(rand.NewPCG(1, 1))
+		var events []tumble.Event
+		for i := range 20_000 {
+			events = append(events, at(float64(i)/1000, fmt.Sprint("key-", i)))
 		}
-		switch faults.IntN(30) {
-		case 0:
-			return refused
-		case 1:
-			return lost
-		case 2:
-			return doubled
-		}
-		return fine
-	}
-	sink.setFault(breaking)
-	cfg := func() tumble.Config {
-		return tumble.Config{
-			Source: &logSource{topic: log}, Sink: sink, Window: window,
-			FlushInterval: time.Duration(1+rng.IntN(200)) * time.Millisecond,
-			MaxPending:    1 + rng.IntN(500), ShutdownTimeout: time.Second,
-		}
-	}
-	snapshots := map[int]*storeShard{}
-	var running []*process
-	var from float64
-	for range 40 {
-		switch action := rng.IntN(10); {
-		case action < 4:
-			for _, id := range []string{"a", "b", "c"} {
-				log.add(id, several(rng, rng.IntN(300), from)...)
+		log.add("a", events...)
+		log.add("b", events...)
+		sink.setFault(func(_ int, b *tumble.Batch) fault {
+			if b != nil {
+				return refused
 			}
-			from += 20
-		case action == 4 && len(running) < 3: // a first process, or a rival
-			running = append(running, start(t, cfg()))
-		case action == 5 && len(running) > 0: // stopped in the middle
-			i := rng.IntN(len(running))
-			require.NoError(t, running[i].stop())
-			balanced(t, running[i].Stats())
-			running = slices.Delete(running, i, i+1)
-		case action == 6:
-			down.Store(rng.IntN(len(sink.shards)), time.Now().Add(time.Duration(rng.IntN(20))*time.Second))
-		case action == 7:
-			i := rng.IntN(len(sink.shards))
-			if old := snapshots[i]; old != nil {
-				sink.restore(i, old)
-			}
-			snapshots[i] = sink.snapshot(i)
-		case action == 8:
-			sink.repeat()
-		case action == 9 && rng.IntN(5) == 0: // all data lost
-			for i := range sink.shards {
-				sink.restore(i, &storeShard{counts: map[cell]int64{}, stored: map[string]tumble.Checkpoint{}})
-			}
-		}
-		time.Sleep(time.Duration(rng.IntN(3000)) * time.Millisecond)
-	}
-	sink.setFault(nil)
-	last := start(t, cfg())
-	time.Sleep(3 * time.Minute)
-	sink.repeat()
-	require.NoError(t, last.stop())
-	balanced(t, last.Stats())
-	for _, p := range running {
+			return fine
+		})
+		p := start(t, tumble.Config{Source: &logSource{topic: log}, Sink: sink, MaxPending: 5000})
+		time.Sleep(time.Minute)
+		s := p.Stats()
+		require.GreaterOrEqual(t, s.Increments, int64(5000))
+		require.Less(t, s.Increments, int64(5200), "at most a chunk of each partition beyond the limit")
+		require.Error(t, s.Partitions[0].Err)
+		sink.setFault(nil)
+		time.Sleep(time.Minute)
 		require.NoError(t, p.stop())
-		balanced(t, p.Stats())
+		require.EqualValues(t, 40_000, p.Stats().Counted)
+		require.Len(t, sink.counts(), 20_000)
+	})
+}
+
+func TestADeadShardDoesNotStopTheOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, sink := newTopic("a"), newStore(4)
+		sink.setFault(func(shard int, b *tumble.Batch) fault {
+			if shard == 1 && b != nil {
+				return hung
+			}
+			return fine
+		})
+		p := start(t, tumble.Config{Source: &logSource{topic: log}, Sink: sink})
+		var events []tumble.Event
+		for i := range 400 {
+			events = append(events, at(0, fmt.Sprint("key-", i)))
+		}
+		log.add("a", events...)
+		time.Sleep(time.Second)
+		for i := range 4 {
+			require.Equal(t, i != 1, len(sink.shards[i].counts) > 50, "shard %d", i)
+		}
+		began := time.Now()
+		require.NoError(t, p.stop())
+		require.Equal(t, 10*time.Second, time.Since(began).Round(time.Second), "ShutdownTimeout")
+		s := p.Stats()
+		balanced(t, s)
+		require.Positive(t, s.Pending)
+		require.Zero(t, s.Increments)
+	})
+}
+
+func TestStopsAtOnceWhenIdle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, sink := newTopic("a"), newStore(4)
+		log.add("a", at(0, "x"))
+		p := start(t, tumble.Config{Source: &logSource{topic: log}, Sink: sink, FlushInterval: time.Hour})
+		time.Sleep(time.Minute)
+		began := time.Now()
+		require.NoError(t, p.stop())
+		require.Less(t, time.Since(began), time.Second)
+		for i := range 4 {
+			require.EqualValues(t, 1, sink.stored(i, "a").Offset, "every lane's checkpoint is written on the way out")
+		}
+	})
+}
+
+func TestQuietLanesWriteTheirCheckpoint(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, sink := newTopic("a"), newStore(2)
+		var key string // of shard 0
+		for i := 0; tumble.Hash(key)%2 != 0 || key == ""; i++ {
+			key = fmt.Sprint("key-", i)
+		}
+		p := start(t, tumble.Config{Source: &logSource{topic: log}, Sink: sink, Idle: -1})
+		time.Sleep(100 * time.Millisecond)
+		log.add("a", at(0, key))
+		time.Sleep(200 * time.Millisecond)
+		require.EqualValues(t, 1, sink.stored(0, "a").Offset)
+		require.EqualValues(t, 1, sink.stored(1, "a").Offset, "the first watermark is written at once")
+		log.add("a", at(1, key))
+		time.Sleep(200 * time.Millisecond)
+		require.EqualValues(t, 1, sink.stored(1, "a").Offset, "nothing new to say")
+		log.add("a", at(60, key))
+		time.Sleep(200 * time.Millisecond)
+		require.EqualValues(t, 3, sink.stored(1, "a").Offset, "a window has closed")
+		log.add("a", at(61, key))
+		time.Sleep(6 * time.Second)
+		require.EqualValues(t, 4, sink.stored(1, "a").Offset, "5 seconds")
+		log.add("a", slices.Repeat([]tumble.Event{at(62, key)}, 10_000)...)
+		time.Sleep(200 * time.Millisecond)
+		require.EqualValues(t, 10_004, sink.stored(1, "a").Offset, "10,000 offsets")
+		require.NoError(t, p.stop())
+	})
+}
+
+func TestRivalsShareExactly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, sink := newTopic("a"), newStore(4)
+		events := several(rand.New(rand.NewPCG(1, 1)), 50_000, 0)
+		log.add("a", events...)
+		log.rng = rand.New(rand.NewPCG(2, 2))
+		a := start(t, tumble.Config{Source: &logSource{topic: log, untilEnd: true}, Sink: sink, FlushInterval: time.Millisecond})
+		b := start(t, tumble.Config{Source: &logSource{topic: log, untilEnd: true}, Sink: sink, FlushInterval: time.Millisecond})
+		require.NoError(t, <-a.done)
+		require.NoError(t, <-b.done)
+		require.Equal(t, count(tumble.Window{Size: time.Minute}, log.parts["a"].events), sink.counts())
+		require.EqualValues(t, 50_000, a.Stats().Counted+b.Stats().Counted)
+	})
+}
+
+func TestFatalErrors(t *testing.T) {
+	t.Run("another definition at the start", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			log, sink := newTopic("a"), newStore(1)
+			_, err := sink.Open(t.Context(), tumble.Definition{Window: tumble.Window{Size: time.Hour}})
+			require.NoError(t, err)
+			p := start(t, tumble.Config{Source: &logSource{topic: log}, Sink: sink})
+			require.ErrorIs(t, <-p.done, tumble.ErrDefinition)
+		})
+	})
+	t.Run("another definition while running", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			log, sink := newTopic("a"), newStore(1)
+			p := start(t, tumble.Config{Source: &logSource{topic: log}, Sink: redefined{sink}})
+			time.Sleep(time.Second)
+			log.add("a", at(0, "x"))
+			require.ErrorIs(t, <-p.done, tumble.ErrDefinition)
+		})
+	})
+	t.Run("a source that lists nothing it can", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			p := start(t, tumble.Config{Source: brokenSource{}, Sink: newStore(1)})
+			require.ErrorIs(t, <-p.done, errFault)
+		})
+	})
+	t.Run("offsets that go back", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			log, sink := newTopic("a"), newStore(1)
+			log.add("a", at(0, "x"), at(1, "x"))
+			log.parts["a"].events[1].Offset = 0
+			log.parts["a"].events[0].Offset = 1
+			p := start(t, tumble.Config{Source: &logSource{topic: log}, Sink: sink})
+			require.ErrorContains(t, <-p.done, "offset 0 in a chunk from 1")
+		})
+	})
+	t.Run("two runs at once", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			p := start(t, tumble.Config{Source: &logSource{topic: newTopic("a")}, Sink: newStore(1)})
+			synctest.Wait()
+			require.ErrorContains(t, p.Run(t.Context()), "running already")
+			require.NoError(t, p.stop())
+		})
+	})
+}
+
+// redefined is a sink under which somebody stored another definition.
+type redefined struct{ *store }
+
+func (r redefined) Open(ctx context.Context, def tumble.Definition) ([]tumble.Shard, error) {
+	shards, err := r.store.Open(ctx, def)
+	return []tumble.Shard{redefinedShard{shards[0]}}, err
+}
+
+type redefinedShard struct{ tumble.Shard }
+
+func (redefinedShard) Apply(context.Context, tumble.Batch) error {
+	return fmt.Errorf("shard 0: %w", tumble.ErrDefinition)
+}
+
+type brokenSource struct{ tumble.Source }
+
+func (brokenSource) Partitions(context.Context, map[string]tumble.Checkpoint) (map[string]tumble.Checkpoint, error) {
+	return nil, errFault
+}
+
+func TestCommittedIsWhatEveryShardHolds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, sink := newTopic("a"), newStore(3)
+		var dead atomic.Bool
+		sink.setFault(func(shard int, b *tumble.Batch) fault {
+			if dead.Load() && shard == 2 && b != nil {
+				return refused
+			}
+			return fine
+		})
+		log.add("a", several(rand.New(rand.NewPCG(1, 1)), 100, 0)...)
+		p := start(t, tumble.Config{Source: &logSource{topic: log}, Sink: sink})
+		time.Sleep(10 * time.Second)
+		require.EqualValues(t, 100, p.Stats().Partitions[0].Committed)
+		dead.Store(true)
+		log.add("a", several(rand.New(rand.NewPCG(1, 1)), 100, 0)...)
+		time.Sleep(10 * time.Second)
+		require.EqualValues(t, 100, p.Stats().Partitions[0].Committed)
+		dead.Store(false)
+		time.Sleep(10 * time.Second)
+		require.EqualValues(t, 200, p.Stats().Partitions[0].Committed)
+		require.NoError(t, p.stop())
+	})
+}
+
+func TestEndReleasesAPartitionThatNobodyReads(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sink := memory.New()
+		log := newTopic("gone", "a")
+		p := start(t, tumble.Config{Source: &logSource{topic: log, own: []string{"a"}}, Sink: sink, Idle: -1})
+		log.add("a", at(0, "x"), at(100, "x"))
+		time.Sleep(10 * time.Second)
+		c, err := sink.Count(t.Context(), "x", t0)
+		require.NoError(t, err)
+		require.False(t, c.Final, "%+v", c)
+		require.NoError(t, tumble.End(t.Context(), sink, "gone"))
+		c, err = sink.Count(t.Context(), "x", t0)
+		require.NoError(t, err)
+		require.Equal(t, tumble.Count{Key: "x", Window: t0, N: 1, Final: true}, c)
+		require.ErrorContains(t, tumble.End(t.Context(), sink, "never"), "knows no such partition")
+		require.NoError(t, p.stop())
+	})
+}
+
+func TestNewNamesTheField(t *testing.T) {
+	good := tumble.Config{Source: &logSource{}, Sink: newStore(1), Window: tumble.Window{Size: time.Minute}}
+	for want, spoil := range map[string]func(*tumble.Config){
+		"Source is nil":         func(c *tumble.Config) { c.Source = nil },
+		"Sink is nil":           func(c *tumble.Config) { c.Sink = nil },
+		"Window.Size is 0s":     func(c *tumble.Config) { c.Window.Size = 0 },
+		"Grace is -1s":          func(c *tumble.Config) { c.Grace = -time.Second },
+		"Retention is -1s":      func(c *tumble.Config) { c.Retention = -time.Second },
+		"MaxPending is -1":      func(c *tumble.Config) { c.MaxPending = -1 },
+		"MaxAhead is -1s":       func(c *tumble.Config) { c.MaxAhead = -time.Second },
+		"FlushInterval is -1s":  func(c *tumble.Config) { c.FlushInterval = -time.Second },
+		"ShutdownTimeout is -1": func(c *tumble.Config) { c.ShutdownTimeout = -time.Second },
+	} {
+		cfg := good
+		spoil(&cfg)
+		_, err := tumble.New(cfg)
+		require.ErrorContains(t, err, want)
 	}
-	want := count(window, log.parts["a"].events, log.parts["b"].events, log.parts["c"].events)
-	require.Equal(t, len(want), len(sink.counts()))
-	require.Equal(t, want, sink.counts())
+	_, err := tumble.New(good)
+	require.NoError(t, err)
+}
+
+// A program that counts from a channel into memory compiles nothing but the
+// standard library, and adapters know the root and their own client.
+func TestImports(t *testing.T) {
+	const module = "github.com/tumblestream/tumble"
+	allowed := map[string][]string{
+		"":                   nil,
+		"/source/channel":    nil,
+		"/sink/memory":       nil,
+		"/source/kafka":      {"github.com/segmentio/kafka-go", "github.com/klauspost/compress", "github.com/pierrec/lz4", "github.com/xdg-go", "golang.org/x"},
+		"/sink/redis":        {"github.com/redis/rueidis", "golang.org/x/sys"},
+		"/source/sourcetest": nil,
+		"/sink/sinktest":     nil,
+	}
+	for path, third := range allowed {
+		out, err := exec.Command("go", "list", "-deps", "-f", "{{if not .Standard}}{{.ImportPath}}{{end}}", module+path).Output()
+		require.NoError(t, err, path)
+		for _, dep := range strings.Fields(string(out)) {
+			ok := dep == module || dep == module+path || strings.HasPrefix(dep, module+path+"/internal/")
+			for _, prefix := range third {
+				ok = ok || strings.HasPrefix(dep, prefix)
+			}
+			require.True(t, ok, "%s imports %s", module+path, dep)
+		}
+	}
 }

@@ -818,6 +818,9 @@ func (a *aggregator) closes(from, to Checkpoint) bool {
 	if old == new || !new.ok {
 		return false
 	}
-	grace := int64(a.def.Grace)
-	return !old.ok || a.closings.of(new.ns-grace).start > a.closings.of(old.ns-grace).start
+	if !old.ok {
+		return true
+	}
+	before := a.closings.of(old.ns - int64(a.def.Grace)).start
+	return a.closings.of(new.ns-int64(a.def.Grace)).start > before
 }

@@ -1,0 +1,606 @@
+package tumble_test
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+	"unsafe"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/tumblestream/tumble"
+)
+
+// t0 is where event time begins in these tests: that of a bubble's clock.
+var t0 = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// quiet keeps warnings that tests provoke out of their output.
+var quiet = slog.New(slog.DiscardHandler)
+
+var errFault = errors.New("injected fault")
+
+// A topic is the log behind a logSource: partitions that many processes read.
+type topic struct {
+	mu    sync.Mutex
+	parts map[string]*logPart
+	rng   *rand.Rand // chunk sizes and faults; nil: whole chunks, no faults
+}
+
+type logPart struct {
+	log    string
+	events []tumble.Event // at index Offset
+	first  int64          // retention deleted what is before
+	ended  bool
+	grown  chan struct{} // closed when something is appended
+	past   int           // last offset handed out, for tests that count reads
+}
+
+func newTopic(ids ...string) *topic {
+	t := &topic{parts: map[string]*logPart{}}
+	for _, id := range ids {
+		t.parts[id] = &logPart{log: "log-1", grown: make(chan struct{})}
+	}
+	return t
+}
+
+// add appends events to a partition; their offsets are set.
+func (t *topic) add(id string, events ...tumble.Event) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p := t.parts[id]
+	for _, e := range events {
+		e.Offset = int64(len(p.events))
+		p.events = append(p.events, e)
+	}
+	t.changed(p)
+}
+
+func (t *topic) changed(p *logPart) {
+	close(p.grown)
+	p.grown = make(chan struct{})
+}
+
+// change edits a partition, which is created if it is missing.
+func (t *topic) change(id string, f func(*logPart)) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p := t.parts[id]
+	if p == nil {
+		p = &logPart{log: "log-1", grown: make(chan struct{})}
+		t.parts[id] = p
+	}
+	f(p)
+	t.changed(p)
+}
+
+// A logSource reads some partitions of a topic: one process's view.
+type logSource struct {
+	topic    *topic
+	own      []string // nil: all there are when Run begins
+	latest   bool
+	skipGap  bool // Resume policy: go on after a gap or in another log
+	untilEnd bool
+	more     chan string // partitions assigned while running; nil: none
+}
+
+func (s *logSource) Partitions(ctx context.Context, stored map[string]tumble.Checkpoint) (map[string]tumble.Checkpoint, error) {
+	s.topic.mu.Lock()
+	defer s.topic.mu.Unlock()
+	known := false
+	for id := range s.topic.parts {
+		_, ok := stored[id]
+		known = known || ok
+	}
+	all := map[string]tumble.Checkpoint{}
+	for id, p := range s.topic.parts {
+		at := p.first
+		if s.latest && !known {
+			at = int64(len(p.events))
+		}
+		all[id] = tumble.Checkpoint{Log: p.log, Origin: at, Offset: at}
+	}
+	return all, nil
+}
+
+func (s *logSource) Run(ctx context.Context, consume func(context.Context, tumble.Partition) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	own := s.own
+	if own == nil {
+		s.topic.mu.Lock()
+		own = slices.Sorted(maps.Keys(s.topic.parts))
+		s.topic.mu.Unlock()
+	}
+	var wg sync.WaitGroup
+	start := func(id string) {
+		wg.Go(func() {
+			if err := consume(ctx, &logPartition{s: s, id: id}); err != nil {
+				cancel(err)
+			}
+		})
+	}
+	for _, id := range own {
+		start(id)
+	}
+	for s.more != nil {
+		select {
+		case id := <-s.more:
+			start(id)
+			continue
+		case <-ctx.Done():
+		}
+		break
+	}
+	wg.Wait()
+	if err := context.Cause(ctx); err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+type logPartition struct {
+	s         *logSource
+	id        string
+	committed int64
+	buf       []tumble.Event
+	keys      [][]byte
+}
+
+func (p *logPartition) ID() string { return p.id }
+
+func (p *logPartition) Committed(offset int64) { p.committed = offset }
+
+func (p *logPartition) Resume(ctx context.Context, stored tumble.Checkpoint) (tumble.Checkpoint, error) {
+	t := p.s.topic
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	l := t.parts[p.id]
+	switch {
+	case stored.Log == l.log && stored.Offset >= l.first:
+		return stored, nil
+	case !p.s.skipGap:
+		return stored, fmt.Errorf("%s: events from %d to %d are gone", p.id, stored.Offset, l.first)
+	case stored.Log == l.log:
+		stored.Offset = l.first
+		return stored, nil
+	}
+	return tumble.Checkpoint{Log: l.log, Offset: l.first}, nil
+}
+
+// Fetch hands out a random number of events, in a buffer that it scribbles over
+// at the next call: keys are borrowed.
+func (p *logPartition) Fetch(ctx context.Context, from int64) (tumble.Chunk, error) {
+	for i := range p.buf {
+		p.buf[i] = tumble.Event{Key: "overwritten", Offset: -1}
+		for j := range p.keys[i] {
+			p.keys[i][j] = '#'
+		}
+	}
+	asOf := time.Now()
+	timeout := time.NewTimer(500 * time.Millisecond)
+	defer timeout.Stop()
+	for {
+		t := p.s.topic
+		t.mu.Lock()
+		l := t.parts[p.id]
+		grown := l.grown
+		end := int64(len(l.events))
+		if from < l.first || from > end {
+			t.mu.Unlock()
+			return tumble.Chunk{}, fmt.Errorf("%d is not in [%d, %d]: %w", from, l.first, end, tumble.ErrOffsetOutOfRange)
+		}
+		n := int(end - from)
+		if t.rng != nil && n > 0 {
+			if t.rng.IntN(20) == 0 {
+				t.mu.Unlock()
+				return tumble.Chunk{}, errFault
+			}
+			n = min(n, 1+t.rng.IntN(100))
+		}
+		if n > 0 {
+			p.buf, p.keys = p.buf[:0], p.keys[:0]
+			for _, e := range l.events[from : from+int64(n)] {
+				key := []byte(e.Key)
+				e.Key = borrowed(key)
+				p.buf = append(p.buf, e)
+				p.keys = append(p.keys, key)
+			}
+			t.mu.Unlock()
+			return tumble.Chunk{Events: p.buf, Next: from + int64(n), End: end, AsOf: asOf}, nil
+		}
+		ended := l.ended
+		t.mu.Unlock()
+		switch {
+		case ended:
+			return tumble.Chunk{}, tumble.ErrEnded
+		case p.s.untilEnd:
+			return tumble.Chunk{}, io.EOF
+		}
+		select {
+		case <-grown:
+		case <-timeout.C:
+			return tumble.Chunk{Next: from, End: end, AsOf: asOf}, nil
+		case <-ctx.Done():
+			return tumble.Chunk{}, ctx.Err()
+		}
+	}
+}
+
+// borrowed makes a string of b without a copy, as a source's keys may be.
+func borrowed(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
+
+// A cell is one window and key.
+type cell struct {
+	window int64 // start, Unix nanoseconds
+	key    string
+}
+
+// A store is a sink that breaks on demand; it is what all processes share.
+type store struct {
+	mu     sync.Mutex
+	def    tumble.Definition
+	shards []*storeShard
+	// fault, if set, decides what becomes of a call. It is called under mu.
+	fault func(shard int, b *tumble.Batch) fault
+}
+
+type storeShard struct {
+	counts map[cell]int64
+	stored map[string]tumble.Checkpoint
+	late   []tumble.Batch // copies that arrive again later
+}
+
+// A fault is what becomes of an Apply (or of a Load, if there is no batch).
+type fault int
+
+const (
+	fine    fault = iota
+	refused       // not applied, error
+	lost          // applied, error
+	doubled       // applied, and a copy arrives again later
+	hung          // no answer until the context ends
+)
+
+func newStore(shards int) *store {
+	s := &store{}
+	for range shards {
+		s.shards = append(s.shards, &storeShard{counts: map[cell]int64{}, stored: map[string]tumble.Checkpoint{}})
+	}
+	return s
+}
+
+func (s *store) Open(ctx context.Context, def tumble.Definition) ([]tumble.Shard, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.def != (tumble.Definition{}) && !s.def.Same(def) {
+		return nil, tumble.ErrDefinition
+	}
+	s.def = def
+	var shards []tumble.Shard
+	for i := range s.shards {
+		shards = append(shards, shardOf{s, i})
+	}
+	return shards, nil
+}
+
+type shardOf struct {
+	*store
+	index int
+}
+
+func (s shardOf) ask(ctx context.Context, b *tumble.Batch) (fault, error) {
+	f := fine
+	s.mu.Lock()
+	if s.store.fault != nil {
+		f = s.store.fault(s.index, b)
+	}
+	s.mu.Unlock()
+	switch f {
+	case refused:
+		return f, errFault
+	case hung:
+		<-ctx.Done()
+		return f, ctx.Err()
+	}
+	return f, ctx.Err()
+}
+
+func (s shardOf) Load(ctx context.Context, init map[string]tumble.Checkpoint) (map[string]tumble.Checkpoint, error) {
+	if _, err := s.ask(ctx, nil); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sh := s.shards[s.index]
+	frontier := s.def.Frontier(sh.stored)
+	for id, c := range init {
+		old, ok := sh.stored[id]
+		if ok && !(old.Ended && old.Log != c.Log) {
+			continue
+		}
+		if frontier.After(c.Watermark) {
+			c.Watermark = frontier
+		}
+		sh.stored[id] = c
+	}
+	return maps.Clone(sh.stored), nil
+}
+
+func (s shardOf) Apply(ctx context.Context, b tumble.Batch) error {
+	f, err := s.ask(ctx, &b)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sh := s.shards[s.index]
+	if err := sh.apply(s.def, b); err != nil {
+		return err
+	}
+	switch f {
+	case lost:
+		return errFault
+	case doubled:
+		b.Deltas = slices.Clone(b.Deltas)
+		sh.late = append(sh.late, b)
+	}
+	return nil
+}
+
+func (sh *storeShard) apply(def tumble.Definition, b tumble.Batch) error {
+	if c, ok := sh.stored[b.Partition]; !ok || !c.Same(b.From) {
+		return fmt.Errorf("%w: %v, not %v", tumble.ErrConflict, c, b.From)
+	}
+	for _, d := range b.Deltas {
+		sh.counts[cell{d.Window.UnixNano(), d.Key}] += d.N
+	}
+	sh.stored[b.Partition] = b.To
+	frontier := def.Frontier(sh.stored)
+	for c := range sh.counts {
+		_, end := def.Window.Bounds(time.Unix(0, c.window))
+		if _, expired := def.Finality(frontier, end); expired {
+			delete(sh.counts, c)
+		}
+	}
+	return nil
+}
+
+// repeat lets the copies of old batches arrive. They must change nothing.
+func (s *store) repeat() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, sh := range s.shards {
+		for _, b := range sh.late {
+			_ = sh.apply(s.def, b)
+		}
+		sh.late = nil
+	}
+}
+
+// snapshot copies a shard, for restore to bring back later.
+func (s *store) snapshot(i int) *storeShard {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return &storeShard{counts: maps.Clone(s.shards[i].counts), stored: maps.Clone(s.shards[i].stored)}
+}
+
+func (s *store) restore(i int, old *storeShard) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.shards[i] = &storeShard{counts: maps.Clone(old.counts), stored: maps.Clone(old.stored)}
+}
+
+// counts returns all counts.
+func (s *store) counts() map[cell]int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := map[cell]int64{}
+	for _, sh := range s.shards {
+		maps.Copy(all, sh.counts)
+	}
+	return all
+}
+
+func (s *store) stored(shard int, id string) tumble.Checkpoint {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.shards[shard].stored[id]
+}
+
+func (s *store) setFault(f func(shard int, b *tumble.Batch) fault) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.fault = f
+}
+
+// count is the model: a plain loop over the log.
+func count(w tumble.Window, logs ...[]tumble.Event) map[cell]int64 {
+	all := map[cell]int64{}
+	for _, log := range logs {
+		for _, e := range log {
+			start, _ := w.Bounds(e.Time)
+			all[cell{start.UnixNano(), e.Key}]++
+		}
+	}
+	return all
+}
+
+// A process is a pipeline that runs.
+type process struct {
+	*tumble.Pipeline
+	cancel context.CancelFunc
+	done   chan error
+	exited chan struct{}
+}
+
+func start(t *testing.T, cfg tumble.Config) *process {
+	t.Helper()
+	if cfg.Window == (tumble.Window{}) {
+		cfg.Window.Size = time.Minute
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = quiet
+	}
+	p, err := tumble.New(cfg)
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	run := &process{p, cancel, make(chan error, 1), make(chan struct{})}
+	go func() {
+		defer close(run.exited)
+		run.done <- p.Run(ctx)
+	}()
+	t.Cleanup(func() {
+		cancel()
+		<-run.exited
+	})
+	return run
+}
+
+// stop asks the process to stop and returns what Run did.
+func (p *process) stop() error {
+	p.cancel()
+	return <-p.done
+}
+
+// balanced checks the sum that Stats promises.
+func balanced(t *testing.T, s tumble.Stats) {
+	t.Helper()
+	require.Equal(t, s.Read, s.Counted+s.DroppedLate+s.Expired+s.Rejected+s.Skipped+s.Replayed+s.Pending, "books: %+v", s)
+}
+
+// at returns an event sec seconds after t0.
+func at(sec float64, key string) tumble.Event {
+	return tumble.Event{Key: key, Time: t0.Add(time.Duration(sec * float64(time.Second)))}
+}
+
+// several returns n events, out of order by up to a minute, of a few keys.
+func several(rng *rand.Rand, n int, from float64) []tumble.Event {
+	var events []tumble.Event
+	for i := range n {
+		events = append(events, at(from+float64(i)/10+60*rng.Float64(), fmt.Sprint("key-", rng.IntN(20))))
+	}
+	return events
+}
+
+func TestCountsWhatAPlainLoopCounts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rng := rand.New(rand.NewPCG(1, 1))
+		log := newTopic("a", "b")
+		log.rng = rng
+		log.add("a", several(rng, 5000, 0)...)
+		log.add("b", several(rng, 3000, 0)...)
+		sink := newStore(4)
+		p := start(t, tumble.Config{Source: &logSource{topic: log, untilEnd: true}, Sink: sink})
+		require.NoError(t, <-p.done)
+		require.Equal(t, count(tumble.Window{Size: time.Minute}, log.parts["a"].events, log.parts["b"].events), sink.counts())
+		s := p.Stats()
+		balanced(t, s)
+		require.EqualValues(t, 8000, s.Read)
+		require.EqualValues(t, 8000, s.Counted)
+		require.Zero(t, s.Increments)
+		for i := range 4 {
+			require.EqualValues(t, 5000, sink.stored(i, "a").Offset)
+		}
+	})
+}
+
+var seeds = flag.Uint64("seeds", 100, "how many seeds TestModel runs")
+
+func TestModel(t *testing.T) {
+	for seed := range *seeds {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { model(t, seed) })
+		})
+	}
+}
+
+// model lets processes count random logs while everything breaks, and compares
+// what is in the store with a plain loop in the end.
+func model(t *testing.T, seed uint64) {
+	rng := rand.New(rand.NewPCG(seed, 7))
+	log := newTopic("a", "b", "c")
+	log.rng = rand.New(rand.NewPCG(seed, 8))
+	sink := newStore(1 + rng.IntN(5))
+	window := tumble.Window{Size: time.Minute}
+	faults := rand.New(rand.NewPCG(seed, 9))
+	var down sync.Map
+	breaking := func(shard int, b *tumble.Batch) fault {
+		if until, ok := down.Load(shard); ok && time.Now().Before(until.(time.Time)) {
+			return refused
+		}
+		switch faults.IntN(30) {
+		case 0:
+			return refused
+		case 1:
+			return lost
+		case 2:
+			return doubled
+		}
+		return fine
+	}
+	sink.setFault(breaking)
+	cfg := func() tumble.Config {
+		return tumble.Config{
+			Source: &logSource{topic: log}, Sink: sink, Window: window,
+			FlushInterval: time.Duration(1+rng.IntN(200)) * time.Millisecond,
+			MaxPending:    1 + rng.IntN(500), ShutdownTimeout: time.Second,
+		}
+	}
+	snapshots := map[int]*storeShard{}
+	var running []*process
+	var from float64
+	for range 40 {
+		switch action := rng.IntN(10); {
+		case action < 4:
+			for _, id := range []string{"a", "b", "c"} {
+				log.add(id, several(rng, rng.IntN(300), from)...)
+			}
+			from += 20
+		case action == 4 && len(running) < 3: // a first process, or a rival
+			running = append(running, start(t, cfg()))
+		case action == 5 && len(running) > 0: // stopped in the middle
+			i := rng.IntN(len(running))
+			require.NoError(t, running[i].stop())
+			balanced(t, running[i].Stats())
+			running = slices.Delete(running, i, i+1)
+		case action == 6:
+			down.Store(rng.IntN(len(sink.shards)), time.Now().Add(time.Duration(rng.IntN(20))*time.Second))
+		case action == 7:
+			i := rng.IntN(len(sink.shards))
+			if old := snapshots[i]; old != nil {
+				sink.restore(i, old)
+			}
+			snapshots[i] = sink.snapshot(i)
+		case action == 8:
+			sink.repeat()
+		case action == 9 && rng.IntN(5) == 0: // all data lost
+			for i := range sink.shards {
+				sink.restore(i, &storeShard{counts: map[cell]int64{}, stored: map[string]tumble.Checkpoint{}})
+			}
+		}
+		time.Sleep(time.Duration(rng.IntN(3000)) * time.Millisecond)
+	}
+	sink.setFault(nil)
+	last := start(t, cfg())
+	time.Sleep(3 * time.Minute)
+	sink.repeat()
+	require.NoError(t, last.stop())
+	balanced(t, last.Stats())
+	for _, p := range running {
+		require.NoError(t, p.stop())
+		balanced(t, p.Stats())
+	}
+	want := count(window, log.parts["a"].events, log.parts["b"].events, log.parts["c"].events)
+	require.Equal(t, len(want), len(sink.counts()))
+	require.Equal(t, want, sink.counts())
+}
