@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -141,7 +140,7 @@ func (p *process) line(t *testing.T, pattern string) []string {
 			}
 		}
 		return false
-	}, 10*time.Second, 10*time.Millisecond, pattern)
+	}, 30*time.Second, 10*time.Millisecond, pattern)
 	return found
 }
 
@@ -158,15 +157,21 @@ func fails(t *testing.T, code int, says string, name string, args ...string) {
 
 func fetch(t *testing.T, url string, to any) {
 	t.Helper()
+	body := text(t, url)
+	d := json.NewDecoder(strings.NewReader(body))
+	d.DisallowUnknownFields()
+	require.NoError(t, d.Decode(to), body)
+}
+
+func text(t *testing.T, url string) string {
+	t.Helper()
 	answer, err := http.Get(url)
 	require.NoError(t, err)
 	defer answer.Body.Close()
 	body, err := io.ReadAll(answer.Body)
 	require.NoError(t, err)
 	require.Equal(t, http.StatusOK, answer.StatusCode, string(body))
-	d := json.NewDecoder(bytes.NewReader(body))
-	d.DisallowUnknownFields()
-	require.NoError(t, d.Decode(to), string(body))
+	return string(body)
 }
 
 type count struct {
@@ -210,13 +215,9 @@ func TestEmbedded(t *testing.T) {
 	var health map[string]string
 	fetch(t, url+"/healthz", &health)
 	require.Equal(t, "ok", health["status"])
-	answer, err := http.Get(url + "/metrics")
-	require.NoError(t, err)
-	defer answer.Body.Close()
-	metrics, err := io.ReadAll(answer.Body)
-	require.NoError(t, err)
-	require.Regexp(t, `(?m)^tumble_counted_total [1-9]\d*$`, string(metrics))
-	require.Contains(t, string(metrics), `tumble_partition_lag{partition="clicks"}`)
+	metrics := text(t, url+"/metrics")
+	require.Regexp(t, `(?m)^tumble_counted_total [1-9]\d*$`, metrics)
+	require.Contains(t, metrics, `tumble_partition_lag{partition="clicks"}`)
 
 	books := p.stop(t, os.Interrupt, time.Second)
 	require.Positive(t, books.Counted)

@@ -108,6 +108,9 @@ func (c *consumer) run(ctx context.Context) error {
 		Start:     map[string]kafka.Start{"earliest": kafka.Earliest, "latest": kafka.Latest}[*c.start],
 		UntilEnd:  *c.untilEnd,
 		Logger:    log,
+		// A consumer that was killed holds up the others for as long. One that
+		// was only slow loses its partitions, and no counts.
+		SessionTimeout: 10 * time.Second,
 	})
 	if err != nil {
 		return program.FlagError("topic", err) // the rest cannot be wrong
