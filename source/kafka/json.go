@@ -35,8 +35,9 @@ import (
 // An escape that is half of a surrogate pair becomes U+FFFD, as in
 // encoding/json, so keys that differ only in such halves are counted together.
 //
-// The Decode keeps no state. A Key without escapes is part of the value and
-// costs no allocation; one with escapes costs one.
+// The Decode keeps no state. A Key without escapes is part of the value, as
+// borrowed as that is, and costs no allocation; escapes in the key or in the
+// time cost one each.
 func JSON(key, timestamp string) Decode {
 	names := [2]string{key, timestamp}
 	return func(dst []tumble.Event, m Message) ([]tumble.Event, error) {
