@@ -204,7 +204,7 @@ func (c *client) allOffsets(ctx context.Context, lay topicLayout, which int64) (
 	asked := map[int32]bool{}
 	for p, l := range lay.partitions {
 		if l.leader < 0 {
-			return nil, fmt.Errorf("%s/%d has no leader", c.topic, p)
+			return nil, fmt.Errorf("%s/%d: %w", c.topic, p, errNoLeader)
 		}
 		if asked[l.leader] {
 			continue

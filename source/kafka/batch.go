@@ -96,6 +96,14 @@ func (b *batch) parse(p []byte) (rest []byte, err error) {
 	return rest, nil
 }
 
+// batchSize returns how many bytes the batch at the start of p has.
+func batchSize(p []byte) (int, bool) {
+	if len(p) <= magicAt {
+		return 0, false
+	}
+	return batchPrefix + int(binary.BigEndian.Uint32(p[8:])), true
+}
+
 func (b *batch) check() error {
 	if crc32.Checksum(b.data, castagnoli) != b.crc {
 		return errCRC
@@ -118,7 +126,7 @@ func (b *batch) aborts() (bool, error) {
 	if !ok || len(rec.key) < 4 {
 		return false, nil // compaction leaves such batches empty
 	}
-	return b.txn() && binary.BigEndian.Uint16(rec.key[2:]) == 0, nil
+	return binary.BigEndian.Uint16(rec.key[2:]) == 0, nil
 }
 
 // A record lies in its batch; key and value are nil for null.

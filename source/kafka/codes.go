@@ -14,6 +14,15 @@ const (
 	codeInconsistentTopic = 103
 )
 
+var errNoLeader = errors.New("the partition has no leader at present")
+
+// passing reports whether err, of one partition or topic, is one that a cluster
+// gets over by itself, such as a change of leaders.
+func passing(err error) bool {
+	var code kafkago.Error
+	return errors.Is(err, errNoLeader) || errors.As(err, &code) && code.Temporary()
+}
+
 // codeError turns an error code of the protocol into an error; 0 is nil.
 func codeError(code int16) error {
 	switch code {

@@ -41,8 +41,6 @@ const (
 	backoff   = 100 * time.Millisecond
 )
 
-var errNoLeader = errors.New("the partition has no leader at present")
-
 // A segment is what one answer brought for one partition.
 type segment struct {
 	buf     *buffer
@@ -62,7 +60,7 @@ type feed struct {
 	want     int64 // to ask for next; -1: nothing
 	turn     int   // grows when answers to earlier requests must not count any more
 	asked    bool  // is in a request
-	piece    int   // bytes to ask for; more than pieceBytes: a batch did not fit
+	piece    int   // bytes that the next batch needs; 0: not known to be many
 	queue    []*segment
 	queued   int // bytes
 	changed  time.Time
@@ -98,7 +96,7 @@ func newFetcher(s *Source, stop context.CancelCauseFunc) *fetcher {
 	return &fetcher{
 		src:        s,
 		stop:       stop,
-		pool:       new(pool),
+		pool:       s.pool,
 		refresh:    make(chan struct{}, 1),
 		partitions: make(chan []int32, 1),
 		parts:      map[int32]*partition{},
@@ -245,6 +243,7 @@ func (f *fetcher) add(n int32) *partition {
 	p := &partition{src: s, fetch: f, n: n, id: s.id(n), end: -1, pos: -1}
 	p.reader.unpack = unpacker{pool: f.pool, limit: s.cfg.MaxBatchBytes}
 	p.feed = feed{news: make(chan struct{}, 1), leader: -1, want: -1, end: -1, asOf: time.Now()}
+	p.shown, p.spoke = p.feed.asOf, p.feed.asOf
 	s.mu.Lock()
 	if s.ends != nil {
 		p.end = s.ends[n] // a partition that was not there at the start is at its end
@@ -301,6 +300,7 @@ func (f *fetcher) setLog(p *partition, log topicID, learned time.Time) {
 	p.pos = -1 // what was read ahead is of the other one: the next Fetch seeks
 	d.reset(-1)
 	d.log, d.end, d.asOf = log, -1, time.Now()
+	p.shown = d.asOf
 	if f.layout.id != log {
 		f.askLayout()
 	}
@@ -594,8 +594,10 @@ func (l *loop) deliver(asks []ask, req *fetchRequest, asOf time.Time) (bytes int
 	for _, a := range asks {
 		if d := &a.p.feed; d.turn == a.turn && d.asked {
 			d.asked = false // the broker left it out
-			d.trouble(fmt.Errorf("broker %d does not answer for it", l.broker))
-			d.notUntil = time.Now().Add(backoff)
+			if bytes == 0 { // and not because the answer was full
+				d.trouble(fmt.Errorf("broker %d does not answer for it", l.broker))
+				d.notUntil = time.Now().Add(backoff)
+			}
 		}
 	}
 	return bytes
@@ -622,6 +624,10 @@ func (l *loop) accept(a ask, got fetched, asOf time.Time) {
 	d.stuck = nil
 	d.end, d.asOf = got.high, asOf
 	d.tell()
+	if got.large > 0 {
+		d.err = fmt.Errorf("%w (%d of %d bytes)", errTooLarge, got.large, l.f.src.cfg.MaxBatchBytes)
+		return
+	}
 	if got.buf == nil {
 		return
 	}
@@ -629,10 +635,17 @@ func (l *loop) accept(a ask, got fetched, asOf time.Time) {
 	var next int64
 	s.data, next, s.err = scan(got.buf.b, a.from)
 	if len(s.data) == 0 && errors.Is(s.err, errPartial) {
-		// The first batch does not fit: it comes whole if it is asked for first.
+		// The first batch does not fit.
+		came := len(got.buf.b)
+		need, known := batchSize(got.buf.b)
 		got.free()
-		if d.piece = 2 * a.piece; d.piece > 2*l.f.src.cfg.MaxBatchBytes {
-			d.err = fmt.Errorf("%w (%d bytes)", errTooLarge, l.f.src.cfg.MaxBatchBytes)
+		switch {
+		case !known || need <= a.piece:
+			d.err = garbled("%d bytes of %d came", came, need)
+		case need > l.f.src.cfg.MaxBatchBytes:
+			d.err = fmt.Errorf("%w (%d of %d bytes)", errTooLarge, need, l.f.src.cfg.MaxBatchBytes)
+		default:
+			d.piece = need
 		}
 		return
 	}
@@ -676,6 +689,7 @@ type fetched struct {
 	high      int64
 	aborted   []abortedTxn
 	buf       *buffer // nil: no records
+	large     int     // bytes of records that were too many to take; 0: none
 }
 
 func (g *fetched) free() {
@@ -767,12 +781,13 @@ func (r *fetchRequest) answer(in *reader, version int16) {
 			}
 			in.int32() // preferred replica
 			if n := in.size(); n > 0 && in.err == nil {
-				if n > r.total+r.limit {
-					in.err = fmt.Errorf("answer holds %d bytes for partition %d, %d were asked for", n, one.partition, r.total)
-					break
+				if n > r.limit { // a broker sends the first batch whole
+					one.large = n
+					in.skip(n)
+				} else {
+					one.buf = r.pool.get(n)
+					in.full(one.buf.b)
 				}
-				one.buf = r.pool.get(n)
-				in.full(one.buf.b)
 			}
 			in.tags()
 			slices.SortFunc(one.aborted, func(a, b abortedTxn) int {

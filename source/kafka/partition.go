@@ -183,6 +183,7 @@ func (s *Source) forget(n int32) {
 
 // look asks the cluster for the bounds of a partition.
 func (s *Source) look(ctx context.Context, n int32) (bounds, error) {
+	asked := time.Now()
 	lay, err := s.client.layout(ctx)
 	if err != nil {
 		return bounds{}, err
@@ -195,7 +196,7 @@ func (s *Source) look(ctx context.Context, n int32) (bounds, error) {
 		return bounds{}, errNoLeader
 	}
 	one := map[int32]leadership{n: l}
-	b := bounds{log: lay.id, asOf: time.Now()}
+	b := bounds{log: lay.id, asOf: asked}
 	first, err := s.client.offsets(ctx, l.leader, one, earliest)
 	if err != nil {
 		return bounds{}, err
@@ -428,23 +429,22 @@ type abortedTxn struct{ producer, first int64 }
 // drops reports whether the batch gives no records to anyone: a marker, or part
 // of an aborted transaction.
 func (f *filter) drops(b *batch) (bool, error) {
-	if b.marks() {
-		abort, err := b.aborts()
-		if abort {
-			if i := slices.Index(f.active, b.producer); i >= 0 {
-				f.active = slices.Delete(f.active, i, i+1)
-			}
-		}
-		return true, err
-	}
 	if !b.txn() {
-		return false, nil
+		return b.marks(), nil
 	}
+	// Also at a marker: reading may begin there.
 	for len(f.aborted) > 0 && f.aborted[0].first < b.next() {
 		if !slices.Contains(f.active, f.aborted[0].producer) {
 			f.active = append(f.active, f.aborted[0].producer)
 		}
 		f.aborted = f.aborted[1:]
+	}
+	if b.marks() {
+		abort, err := b.aborts()
+		if i := slices.Index(f.active, b.producer); abort && i >= 0 {
+			f.active = slices.Delete(f.active, i, i+1)
+		}
+		return true, err
 	}
 	return slices.Contains(f.active, b.producer), nil
 }

@@ -138,6 +138,7 @@ type Source struct {
 	bounds  map[int32]bounds
 	warned  bool // of a compacted topic
 
+	pool    *pool // of what is read ahead
 	rejects rejectLog
 }
 
@@ -188,6 +189,7 @@ func New(cfg Config) (*Source, error) {
 		cfg:     cfg,
 		log:     cfg.Logger.With("topic", cfg.Topic),
 		addr:    kafkago.TCP(cfg.Brokers...),
+		pool:    new(pool),
 		reports: map[int32]*report{},
 		bounds:  map[int32]bounds{},
 	}
@@ -268,13 +270,27 @@ func (s *Source) Partitions(ctx context.Context, stored map[string]tumble.Checkp
 	// Less than the 5 seconds for all questions together.
 	asked, cancel := context.WithTimeout(ctx, s.client.timeout+500*time.Millisecond)
 	defer cancel()
-	all, err := s.partitions(asked, stored)
+	var all map[string]tumble.Checkpoint
+	var err error
+	for begin := time.Now(); ; {
+		// Of a topic made a moment ago brokers know little, one after the other.
+		all, err = s.partitions(asked, stored)
+		if !passing(err) && !(errors.Is(err, errNoTopic) && time.Since(begin) < quiet) {
+			break
+		}
+		select {
+		case <-asked.Done():
+		case <-time.After(backoff):
+			continue
+		}
+		break
+	}
 	switch {
 	case err == nil:
 		return all, nil
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
-	case asked.Err() != nil:
+	case asked.Err() != nil && !passing(err):
 		err = fmt.Errorf("no answer from %v in time: %w", s.addr, err)
 	case errors.Is(err, errNoTopic):
 		err = fmt.Errorf("topic %q does not exist at %v", s.cfg.Topic, s.addr)

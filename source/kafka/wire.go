@@ -179,6 +179,15 @@ func (r *reader) string() string  { return r.text(int(r.int16())) }
 func (r *reader) compact() string { return r.text(r.size()) }
 
 func (r *reader) skip(n int) {
+	if n > len(r.scratch) && r.err == nil {
+		if n > r.left {
+			r.err = errShort
+			return
+		}
+		r.left -= n
+		_, r.err = io.CopyN(io.Discard, r.src, int64(n))
+		return
+	}
 	for n > 0 && r.err == nil {
 		k := min(n, len(r.scratch))
 		r.take(k)
