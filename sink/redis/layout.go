@@ -1,0 +1,250 @@
+package redis
+
+import (
+	"context"
+	"crypto/sha1"
+	"encoding/binary"
+	"fmt"
+	"math/bits"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"github.com/tumblestream/tumble"
+)
+
+const (
+	version   = "1"
+	maxShards = 256
+	slots     = 16384
+	// marker is the field of a bucket that says how many buckets its window
+	// had when the bucket was last split; in bucket 0, how many it has. It is
+	// no key's field, see fieldOf.
+	marker = "\x00"
+)
+
+// tags are the hash tags of the shards: of shard i the smallest number whose
+// slot lies in the one of 256 equal ranges of slots that i names with its bits
+// reversed. So any number of shards are spread evenly over the slots, and the
+// tag of a shard does not depend on their number.
+var tags = func() (tags [maxShards]string) {
+	for n, missing := 0, maxShards; missing > 0; n++ {
+		tag := strconv.Itoa(n)
+		i := bits.Reverse8(uint8(slot(tag) / (slots / maxShards)))
+		if tags[i] == "" {
+			tags[i] = tag
+			missing--
+		}
+	}
+	return tags
+}()
+
+// slot returns the slot of a hash tag: CRC-16/XMODEM, as Redis Cluster has it.
+func slot(tag string) uint16 {
+	var crc uint16
+	for i := range len(tag) {
+		crc ^= uint16(tag[i]) << 8
+		for range 8 {
+			carry := crc & 0x8000
+			crc <<= 1
+			if carry != 0 {
+				crc ^= 0x1021
+			}
+		}
+	}
+	return crc % slots
+}
+
+// baseKey returns the key that the keys of a shard begin with.
+func baseKey(name string, shard int) string { return name + ":{" + tags[shard] + "}" }
+
+// bucketKey returns the key of a bucket.
+func bucketKey(base string, window int64, bucket uint32) string {
+	key := make([]byte, 0, len(base)+32)
+	key = append(key, base...)
+	key = append(key, ':')
+	key = strconv.AppendInt(key, window, 10)
+	key = append(key, ':')
+	key = strconv.AppendUint(key, uint64(bucket), 10)
+	return string(key)
+}
+
+// fieldOf returns the field that holds the count of a key: the key, with a
+// zero byte before it if it begins with one.
+func fieldOf(key string) string {
+	if strings.HasPrefix(key, marker) {
+		return marker + key
+	}
+	return key
+}
+
+// keyOf is the inverse of fieldOf.
+func keyOf(field string) string { return strings.TrimPrefix(field, marker) }
+
+// hashOf returns the hash of a field that decides about its bucket. It must be
+// one that Redis can compute too.
+func hashOf(field string) uint32 {
+	sum := sha1.Sum([]byte(field))
+	return binary.BigEndian.Uint32(sum[:])
+}
+
+// bucketOf returns which of n buckets a hash belongs to, by linear hashing.
+func bucketOf(hash, n uint32) uint32 {
+	p := uint64(1) << (bits.Len32(n) - 1)
+	i := uint64(hash) & (2*p - 1)
+	if i >= uint64(n) {
+		i -= p
+	}
+	return uint32(i)
+}
+
+// layout is what is stored under a name, as far as it never changes.
+type layout struct {
+	id     string // random; another one if all was lost and written again
+	shards int
+	def    tumble.Definition
+	bases  []string // of the shards
+}
+
+// fields returns what a shard's own key holds, names and values by turns, but
+// for the id.
+func fields(def tumble.Definition, shards, shard int) []string {
+	return []string{
+		"version", version,
+		"window", def.Window.String(),
+		"grace", strconv.FormatInt(def.Grace.Milliseconds(), 10),
+		"retention", strconv.FormatInt(def.Retention.Milliseconds(), 10),
+		"droplate", strconv.FormatBool(def.DropLate),
+		"shards", strconv.Itoa(shards),
+		"shard", strconv.Itoa(shard),
+		"tags", strings.Join(tags[:shards], " "),
+	}
+}
+
+// parseLayout reads what a shard's own key holds.
+func parseLayout(name string, stored map[string]string) (*layout, error) {
+	if v := stored["version"]; v != version {
+		return nil, fmt.Errorf("stored is version %q of the layout, this is version %s", v, version)
+	}
+	l := &layout{id: stored["id"]}
+	var err error
+	bad := func(field string, err error) (*layout, error) {
+		return nil, fmt.Errorf("the stored %s is %q: %w", field, stored[field], err)
+	}
+	if l.id == "" || strings.ContainsAny(l.id, " ") {
+		return bad("id", errSyntax)
+	}
+	if l.def.Window, err = tumble.ParseWindow(stored["window"]); err != nil {
+		return bad("window", err)
+	}
+	for _, f := range []struct {
+		name string
+		to   *time.Duration
+	}{{"grace", &l.def.Grace}, {"retention", &l.def.Retention}} {
+		ms, err := strconv.ParseInt(stored[f.name], 10, 64)
+		if err != nil || ms < 0 || ms > int64(1<<63-1)/int64(time.Millisecond) {
+			return bad(f.name, errSyntax)
+		}
+		*f.to = time.Duration(ms) * time.Millisecond
+	}
+	switch stored["droplate"] {
+	case "true", "false":
+		l.def.DropLate = stored["droplate"] == "true"
+	default:
+		return bad("droplate", errSyntax)
+	}
+	if l.shards, err = strconv.Atoi(stored["shards"]); err != nil || l.shards < 1 || l.shards > maxShards {
+		return bad("shards", errSyntax)
+	}
+	if stored["tags"] != strings.Join(tags[:l.shards], " ") {
+		return bad("tags", errSyntax)
+	}
+	if err := l.def.Validate(); err != nil {
+		return nil, fmt.Errorf("the stored definition: %w", err)
+	}
+	for i := range l.shards {
+		l.bases = append(l.bases, baseKey(name, i))
+	}
+	return l, nil
+}
+
+// readLayout asks the servers what is stored under the sink's name. An error
+// wraps tumble.ErrNoDefinition if it is nothing.
+func (s *Sink) readLayout(ctx context.Context) (*layout, error) {
+	fail := func(err error) (*layout, error) {
+		return nil, fmt.Errorf("redis: %s: %w", s.cfg.Name, err)
+	}
+	stored, err := s.readFields(ctx, 0)
+	if err != nil {
+		return fail(err)
+	}
+	for i := 1; len(stored) == 0; {
+		// The server that holds the first shard may have lost its data.
+		if i, err = s.findShard(ctx, i); err != nil {
+			return fail(err)
+		}
+		if stored, err = s.readFields(ctx, i); err != nil {
+			return fail(err)
+		}
+		i++
+	}
+	l, err := parseLayout(s.cfg.Name, stored)
+	if err != nil {
+		return fail(err)
+	}
+	s.known.Store(l)
+	return l, nil
+}
+
+// readFields returns what the shard's own key holds, nothing if there is none.
+func (s *Sink) readFields(ctx context.Context, shard int) (map[string]string, error) {
+	stored, err := s.client.Do(ctx, s.read("HGETALL", baseKey(s.cfg.Name, shard))).AsStrMap()
+	if err != nil {
+		return nil, s.explain(ctx, err)
+	}
+	return stored, nil
+}
+
+// findShard returns the first shard, of those from i on, that has an id.
+func (s *Sink) findShard(ctx context.Context, i int) (int, error) {
+	var cmds []rueidis.CacheableTTL
+	for n := i; n < maxShards; n++ {
+		cmds = append(cmds, rueidis.CT(s.cached("HGET", baseKey(s.cfg.Name, n), "id"), s.cfg.CacheTTL))
+	}
+	for n, r := range s.client.DoMultiCache(ctx, cmds...) {
+		switch err := r.Error(); {
+		case err == nil:
+			return i + n, nil
+		case !rueidis.IsRedisNil(err):
+			return 0, s.explain(ctx, err)
+		}
+	}
+	return 0, tumble.ErrNoDefinition
+}
+
+// layout returns what is stored under the sink's name, as readLayout does, but
+// asks the client's cache first.
+func (s *Sink) layout(ctx context.Context) (*layout, error) {
+	id, err := s.client.DoCache(ctx, s.cached("HGET", baseKey(s.cfg.Name, 0), "id"), s.cfg.CacheTTL).ToString()
+	if err != nil && !rueidis.IsRedisNil(err) {
+		return nil, fmt.Errorf("redis: %s: %w", s.cfg.Name, s.explain(ctx, err))
+	}
+	if l := s.known.Load(); err == nil && l != nil && l.id == id {
+		return l, nil
+	}
+	return s.readLayout(ctx)
+}
+
+// read returns a command that reads from the master, wherever the client sends
+// what it knows to be reading: a replica that lags behind the one that answered
+// before would show a final window without all its counts.
+func (s *Sink) read(command, key string, args ...string) rueidis.Completed {
+	return s.client.B().Arbitrary(command).Keys(key).Args(args...).Build().ToRetryable()
+}
+
+// cached returns a command like read's for the client's cache.
+func (s *Sink) cached(command, key string, args ...string) rueidis.Cacheable {
+	return rueidis.Cacheable(s.client.B().Arbitrary(command).Keys(key).Args(args...).Build())
+}

@@ -1,0 +1,320 @@
+package redis
+
+import (
+	"cmp"
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"github.com/tumblestream/tumble"
+)
+
+var (
+	//go:embed script/common.lua
+	commonScript string
+	//go:embed script/load.lua
+	loadScript string
+	//go:embed script/apply.lua
+	applyScript string
+
+	// rueidis sends none of them again by itself: whoever calls decides.
+	loadLua  = rueidis.NewLuaScript(commonScript + loadScript)
+	applyLua = rueidis.NewLuaScript(commonScript + applyScript)
+)
+
+const (
+	// maxCount is the largest count that the script computes exactly.
+	maxCount = 999_999_999_999_999
+	// groupSize bounds how many values a script unpacks at a time; Lua's stack
+	// takes 8,000.
+	groupSize = 1000
+	// perBucket is the number of keys that a bucket of a new window shall hold.
+	// The script splits buckets when there are more.
+	perBucket = 48
+	// maxKnown bounds the windows of which a shard remembers how many buckets
+	// they have.
+	maxKnown = 4096
+)
+
+// shard is one shard, as one Open sees it.
+type shard struct {
+	sink   *Sink
+	def    tumble.Definition
+	fields []string // the definition as it is stored
+	number int
+	shards string
+	grace  string // milliseconds
+	base   string
+
+	mu      sync.Mutex
+	id      string           // of the stored definition, when it was last seen
+	buckets map[int64]uint32 // by window: how many it had when last seen; may be wrong
+}
+
+func newShard(s *Sink, def tumble.Definition, shards, number int) *shard {
+	return &shard{
+		sink:    s,
+		def:     def,
+		fields:  fields(def, shards, number),
+		number:  number,
+		shards:  strconv.Itoa(shards),
+		grace:   strconv.FormatInt(def.Grace.Milliseconds(), 10),
+		base:    baseKey(s.cfg.Name, number),
+		buckets: make(map[int64]uint32),
+	}
+}
+
+// fail says where an error comes from.
+func (s *shard) fail(ctx context.Context, what string, err error) error {
+	return fmt.Errorf("redis: %s: shard %d: %s: %w", s.sink.cfg.Name, s.number, what, s.sink.explain(ctx, err))
+}
+
+// Load stores what is missing; see [tumble.Shard].
+func (s *shard) Load(ctx context.Context, init map[string]tumble.Checkpoint) (map[string]tumble.Checkpoint, error) {
+	ctx, cancel := s.sink.bounded(ctx)
+	defer cancel()
+	args := append([]string{fmt.Sprintf("%016x", rand.Uint64()), s.grace, strconv.Itoa(len(s.fields) / 2)}, s.fields...)
+	mark := len(args)
+	args = append(args, "", "", "", "")
+	for partition, c := range init {
+		r, err := record(s.def, c)
+		if err != nil {
+			return nil, s.fail(ctx, "load "+partition, err)
+		}
+		args = append(args, partition, r)
+	}
+	for {
+		reply, err := loadLua.Exec(ctx, s.sink.client, []string{s.base}, args).AsStrSlice()
+		if err == nil && len(reply) < 2 {
+			err = fmt.Errorf("the script answered %q: %w", reply, errSyntax)
+		}
+		if err != nil {
+			return nil, s.fail(ctx, "load", err)
+		}
+		switch reply[0] {
+		case "definition":
+			return nil, s.fail(ctx, "load", s.differs(reply[1:]))
+		case "endmark":
+			// A partition that has ended is raised to a frontier. The script
+			// has no calendar to find out which windows that closes.
+			ns, err := strconv.ParseInt(reply[1], 10, 64)
+			if err != nil {
+				return nil, s.fail(ctx, "load", err)
+			}
+			end := s.def.EndMark(time.Unix(0, ns).UTC())
+			final, expired, _ := strings.Cut(frontierMarks(s.def, end), " ")
+			copy(args[mark:], []string{reply[1], strconv.FormatInt(end.UnixNano(), 10), final, expired})
+			continue
+		}
+		s.mu.Lock()
+		s.id = reply[1]
+		s.mu.Unlock()
+		all := make(map[string]tumble.Checkpoint, len(reply)/2-1)
+		for pair := range slices.Chunk(reply[2:], 2) {
+			c, err := parseRecord(pair[1])
+			if err != nil {
+				return nil, s.fail(ctx, "load", fmt.Errorf("the stored checkpoint of %s is %q: %w", pair[0], pair[1], err))
+			}
+			all[pair[0]] = c
+		}
+		return all, nil
+	}
+}
+
+// differs returns the error about a stored definition that is another one.
+func (s *shard) differs(stored []string) error {
+	m := make(map[string]string)
+	for pair := range slices.Chunk(stored, 2) {
+		if len(pair) == 2 {
+			m[pair[0]] = pair[1]
+		}
+	}
+	l, err := parseLayout(s.sink.cfg.Name, m)
+	if err != nil {
+		return fmt.Errorf("%w, wanted is %v, %s shards: %w", err, s.def, s.shards, tumble.ErrDefinition)
+	}
+	return fmt.Errorf("stored is %v, %d shards; wanted is %v, %s shards: %w",
+		l.def, l.shards, s.def, s.shards, tumble.ErrDefinition)
+}
+
+// Apply adds counts and moves a checkpoint; see [tumble.Shard]. A count may
+// reach 999,999,999,999,999: a batch that goes beyond is refused, and changes
+// nothing.
+func (s *shard) Apply(ctx context.Context, b tumble.Batch) error {
+	ctx, cancel := s.sink.bounded(ctx)
+	defer cancel()
+	what := "apply " + b.Partition
+	from, err := state(b.From)
+	if err != nil {
+		return s.fail(ctx, what, err)
+	}
+	to, err := record(s.def, b.To)
+	if err != nil {
+		return s.fail(ctx, what, err)
+	}
+	for try := 0; ; try++ {
+		s.mu.Lock()
+		id := s.id
+		s.mu.Unlock()
+		args, err := s.encode([]string{b.Partition, from, to, id, s.grace, s.shards}, b.Deltas)
+		if err != nil {
+			return s.fail(ctx, what, err)
+		}
+		reply, err := applyLua.Exec(ctx, s.sink.client, []string{s.base}, args).ToArray()
+		if err == nil && len(reply) == 0 {
+			err = fmt.Errorf("the script answered nothing: %w", errSyntax)
+		}
+		if err != nil {
+			return s.fail(ctx, what, err)
+		}
+		verdict, err := reply[0].ToString()
+		switch {
+		case err != nil:
+			return s.fail(ctx, what, err)
+		case verdict == "ok":
+			s.learn(reply[1:])
+			return nil
+		case verdict == "conflict" && len(reply) > 1:
+			return s.fail(ctx, what, conflict(reply[1], b.From))
+		case verdict == "overflow" && len(reply) > 2:
+			key, _ := reply[1].ToString()
+			field, _ := reply[2].ToString()
+			return s.fail(ctx, what, fmt.Errorf("the count of %.80q in %s would exceed %d", keyOf(field), key, maxCount))
+		case verdict == "id" && try == 0:
+			// All was lost and written again, perhaps by a program that counts
+			// something else. Nothing has been changed.
+			if _, err := s.Load(ctx, nil); err != nil {
+				return err
+			}
+		default:
+			return s.fail(ctx, what, errors.New("the definition changes all the time"))
+		}
+	}
+}
+
+// conflict returns the error about another stored checkpoint than from.
+func conflict(stored rueidis.RedisMessage, from tumble.Checkpoint) error {
+	text, err := stored.ToString()
+	if err != nil || text == "" {
+		return fmt.Errorf("%w: none is stored, the batch starts from %v", tumble.ErrConflict, from)
+	}
+	c, err := parseRecord(text)
+	if err != nil {
+		return fmt.Errorf("%w: stored is %q, the batch starts from %v", tumble.ErrConflict, text, from)
+	}
+	return fmt.Errorf("%w: stored is %v, the batch starts from %v", tumble.ErrConflict, c, from)
+}
+
+// learn remembers how many buckets windows have.
+func (s *shard) learn(pairs []rueidis.RedisMessage) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.buckets) > maxKnown {
+		clear(s.buckets)
+	}
+	for pair := range slices.Chunk(pairs, 2) {
+		start, _ := pair[0].ToString()
+		n, _ := pair[1].AsInt64()
+		if ms, err := strconv.ParseInt(start, 10, 64); err == nil && n > 0 {
+			s.buckets[ms] = uint32(n)
+		}
+	}
+}
+
+// place is where a delta goes.
+type place struct {
+	window int64
+	bucket uint32
+	delta  int32
+}
+
+// encode appends deltas to args as groups of one window and bucket each. The
+// arguments share no memory with the deltas: a client may still send them when
+// the call has long been given up.
+func (s *shard) encode(args []string, deltas []tumble.Delta) ([]string, error) {
+	places := make([]place, len(deltas))
+	size := 0
+	for i := range deltas {
+		d := &deltas[i]
+		if d.N <= 0 || d.N > maxCount {
+			return nil, fmt.Errorf("%.80q: an increment of %d, must be from 1 to %d", d.Key, d.N, maxCount)
+		}
+		ms := d.Window.UnixMilli()
+		if d.Window.Nanosecond()%int(time.Millisecond) != 0 || d.Window.Before(minNanos) || d.Window.After(maxNanos) {
+			return nil, fmt.Errorf("%.80q: no window starts at %v", d.Key, d.Window)
+		}
+		places[i] = place{window: ms, delta: int32(i)}
+		size += len(d.Key) + 32
+	}
+	known := s.guess(places)
+	for i := range places {
+		p := &places[i]
+		p.bucket = bucketOf(hashOf(fieldOf(deltas[p.delta].Key)), known[p.window])
+	}
+	slices.SortFunc(places, func(a, b place) int {
+		return cmp.Or(cmp.Compare(a.window, b.window), cmp.Compare(a.bucket, b.bucket))
+	})
+	var text strings.Builder
+	text.Grow(size)
+	args = slices.Grow(args, 3*len(deltas))
+	var digits [20]byte
+	add := func(write func()) {
+		start := text.Len()
+		write()
+		args = append(args, text.String()[start:])
+	}
+	number := func(n int64) {
+		add(func() { text.Write(strconv.AppendInt(digits[:0], n, 10)) })
+	}
+	for len(places) > 0 {
+		n := 1
+		for n < len(places) && n < groupSize && places[n].window == places[0].window && places[n].bucket == places[0].bucket {
+			n++
+		}
+		number(places[0].window)
+		number(int64(known[places[0].window]))
+		number(int64(places[0].bucket))
+		number(int64(n))
+		for _, p := range places[:n] {
+			add(func() {
+				if strings.HasPrefix(deltas[p.delta].Key, marker) {
+					text.WriteString(marker)
+				}
+				text.WriteString(deltas[p.delta].Key)
+			})
+		}
+		for _, p := range places[:n] {
+			number(deltas[p.delta].N)
+		}
+		places = places[n:]
+	}
+	return args, nil
+}
+
+// guess returns for every window how many buckets it has, as far as is known,
+// and else how many it should begin with: enough for what this batch brings.
+func (s *shard) guess(places []place) map[int64]uint32 {
+	known := make(map[int64]uint32)
+	for _, p := range places {
+		known[p.window]++
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for window, keys := range known {
+		n, ok := s.buckets[window]
+		if !ok {
+			n = max(1, (keys-1)/perBucket)
+		}
+		known[window] = n
+	}
+	return known
+}
