@@ -1,0 +1,101 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"github.com/tumblestream/tumble"
+	"github.com/tumblestream/tumble/source/kafka"
+)
+
+func TestProgress(t *testing.T) {
+	at := time.Unix(0, 0)
+	var p progress
+	next := func(read int64, parts ...tumble.PartitionStats) (string, bool) {
+		at = at.Add(time.Second)
+		return p.next(at, tumble.Stats{Read: read, Partitions: parts})
+	}
+	line, done := next(0)
+	require.Equal(t, "waiting for partitions", line)
+	require.False(t, done, "none is not all")
+	_, done = next(0, tumble.PartitionStats{ID: "a/0", Offset: 100, End: 1100}, tumble.PartitionStats{ID: "a/1", Offset: 0, End: -1})
+	require.False(t, done)
+	line, done = next(250, tumble.PartitionStats{ID: "a/0", Offset: 350, End: 1100}, tumble.PartitionStats{ID: "a/1", Offset: 0, End: 0, CaughtUp: true})
+	require.False(t, done)
+	require.Equal(t, "25.0% of the log, 250 events/s, 3s left", line)
+	_, done = next(1000, tumble.PartitionStats{ID: "a/0", Offset: 1100, End: 1100, CaughtUp: true}, tumble.PartitionStats{ID: "a/1", CaughtUp: true})
+	require.True(t, done)
+}
+
+func TestScreenKeepsLinesWhole(t *testing.T) {
+	var out bytes.Buffer
+	s := &screen{out: &out}
+	s.show("")
+	require.Empty(t, out.String(), "nothing to erase")
+	fmt.Fprint(s, "a\n")
+	s.show("10%")
+	fmt.Fprint(s, "b\n")
+	s.show("")
+	fmt.Fprint(s, "c\n")
+	require.Equal(t, "a\n"+eraseLine+"10%"+eraseLine+"b\n10%"+eraseLine+"c\n", out.String())
+}
+
+func TestPipeIsNoTerminal(t *testing.T) {
+	r, w, err := os.Pipe()
+	require.NoError(t, err)
+	defer r.Close()
+	defer w.Close()
+	require.False(t, newScreen(w).terminal)
+}
+
+func TestRejectsAreFewLinesAndASum(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		r := &rejects{out: &out}
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan bool)
+		go func() { r.run(ctx); close(ended) }()
+		for i := range 100 {
+			r.add(kafka.Rejected{Topic: "clicks", Partition: 3, Offset: int64(i), Cause: errors.New("is\nbad")})
+		}
+		require.Equal(t, rejectLines, strings.Count(out.String(), "\n"))
+		require.Contains(t, out.String(), "consumer: rejected clicks/3@4: is bad\n")
+		time.Sleep(1100 * time.Millisecond)
+		synctest.Wait()
+		require.Contains(t, out.String(), "consumer: rejected 95 more\n")
+		out.Reset()
+		time.Sleep(3 * time.Second)
+		synctest.Wait()
+		require.Empty(t, out.String())
+		for range 7 {
+			r.add(kafka.Rejected{Cause: errors.New("bad")})
+		}
+		stop()
+		<-ended
+		require.Contains(t, out.String(), "consumer: rejected 2 more\n", "also at the end")
+	})
+}
+
+func TestHealth(t *testing.T) {
+	var stats tumble.Stats
+	ask := func() (int, string) {
+		w := httptest.NewRecorder()
+		handler(func() tumble.Stats { return stats }).ServeHTTP(w, httptest.NewRequest("GET", "/healthz", nil))
+		return w.Code, w.Body.String()
+	}
+	code, _ := ask()
+	require.Equal(t, 200, code)
+	stats.Partitions = []tumble.PartitionStats{{ID: "clicks/0"}, {ID: "clicks/1", Err: errors.New("away")}}
+	code, body := ask()
+	require.Equal(t, 503, code)
+	require.Equal(t, `{"error":"clicks/1: away"}`+"\n", body)
+}
