@@ -254,6 +254,7 @@ var loadRules = []Rule{
 		if !maps.EqualFunc(got, want, tumble.Checkpoint.Same) {
 			c.failf("Load returned %v, want %v: one has ended under the same log, one has not ended", got, want)
 		}
+		p.stored(0, want, "Load of one that has ended under the same log and one that has not ended")
 	}),
 
 	rule("Load/any names", docLoad, func(c *check) {

@@ -159,7 +159,7 @@ func (c *check) reading(f func(ctx context.Context, all map[string]*reader)) {
 		case err := <-ended:
 			return err
 		case <-time.After(c.patience):
-			return fmt.Errorf("Run has not returned %v after its context ended", c.patience)
+			return fmt.Errorf("it has not returned after %v", c.patience)
 		}
 	}
 	done := false
