@@ -70,7 +70,7 @@ func (u *unpacker) unpack(codec int, src []byte) (*buffer, error) {
 		}
 		return nil, garbled("%s: %w", codecs[codec], err)
 	}
-	u.guess = len(b.b)
+	u.guess = len(b.b) + len(b.b)/4
 	return b, nil
 }
 
@@ -122,15 +122,16 @@ func (u *unpacker) zstd(src []byte) (*buffer, error) {
 		}
 		size := cap(b.b)
 		b.free()
+		// In a buffer that is too small the decoder may fail in several ways,
+		// so other errors count only where there was room enough: no byte can
+		// become more than a block of 128 KiB.
 		switch {
-		case err != nil && !errors.Is(err, zstd.ErrDecoderSizeExceeded):
-			return nil, err
-		case err == nil || size >= u.limit:
+		case err == nil, size >= u.limit && errors.Is(err, zstd.ErrDecoderSizeExceeded):
 			return nil, errTooLarge
-		// An RLE block of 4 bytes is the most that zstd can make of a byte:
-		// 128 KiB. What claims more is lying.
+		case size >= u.limit:
+			return nil, fmt.Errorf("%w, or more than Config.MaxBatchBytes (%d) comes of it", err, u.limit)
 		case size/(128<<10) > len(src):
-			return nil, errors.New("claims more than it can hold")
+			return nil, err
 		}
 		b = u.pool.get(2 * size)
 	}
