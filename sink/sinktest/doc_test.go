@@ -55,7 +55,7 @@ func TestDocs(t *testing.T) {
 	for _, name := range []string{"Sink", "Shard", "Reader"} {
 		require.NotEmpty(t, types[name])
 		for _, s := range sentences(types[name]) {
-			require.Contains(t, said.String(), s, "no rule checks this sentence about %s", name)
+			require.True(t, strings.Contains(said.String(), s), "no rule checks this sentence about %s: %q", name, s)
 		}
 	}
 }

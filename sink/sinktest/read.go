@@ -13,7 +13,7 @@ const (
 	docNoDefinition = "Of a name under which nothing is stored, Definition returns ErrNoDefinition."
 	docFinality     = "Finality says what a frontier means for the window that ends at end: it is final once the frontier is Grace past it, and expired, then no longer final, once it is Grace + Retention past it."
 	docDefinition   = "Definition returns what the counts mean."
-	docCount        = "Count returns the count of key in the window that holds at."
+	docCount        = "A Reader reads what a sink holds. Count returns the count of key in the window that holds at."
 	docRange        = "Range returns the counts of key, those above 0, in the windows whose start is in [from, to), ascending."
 	docTop          = `Top returns the n highest counts in the window that holds at, descending, equal ones by ascending Key. Its Cursor is "".`
 	docScan         = `Scan returns about limit of the counts in the window that holds at, in no order, beginning at cursor, which is "" for the first page and then the Cursor of the page before.`
