@@ -160,7 +160,10 @@ type joined struct {
 
 // join takes part in a rebalance, as often as it takes.
 func (g *group) join(ctx context.Context) (joined, error) {
-	var retry groupBackoff
+	var (
+		retry  groupBackoff
+		warned time.Time // last; it may take hours
+	)
 	for {
 		stranger := g.memberID == ""
 		a, err := g.tryJoin(ctx)
@@ -173,7 +176,10 @@ func (g *group) join(ctx context.Context) (joined, error) {
 			g.memberID = ""
 		case errors.Is(err, kafkago.RebalanceInProgress), errors.Is(err, kafkago.IllegalGeneration):
 		default:
-			g.log.Warn("cannot join yet", "error", err)
+			if time.Since(warned) > 10*time.Second {
+				g.log.Warn("cannot join yet", "error", err)
+				warned = time.Now()
+			}
 		}
 		if !retry.wait(ctx) {
 			return a, ctx.Err()

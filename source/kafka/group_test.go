@@ -152,7 +152,7 @@ func testConfig(c *coordinator) groupConfig {
 	}
 }
 
-// member runs a group and records what it served.
+// testMember runs a group and records what it served.
 type testMember struct {
 	g      *group
 	cancel context.CancelFunc
@@ -207,12 +207,22 @@ func (m *testMember) generations() []served {
 	return slices.Clone(m.served)
 }
 
-// stop ends the member and returns run's error and how long that took.
-func (m *testMember) stop() (error, time.Duration) {
+// wait waits for run to end by itself.
+func (m *testMember) wait(t testing.TB, within time.Duration) {
+	t.Helper()
+	select {
+	case <-m.done:
+	case <-time.After(within):
+		require.FailNow(t, "the member goes on")
+	}
+}
+
+// stop ends the member and returns how long that took, and run's error.
+func (m *testMember) stop() (time.Duration, error) {
 	at := time.Now()
 	m.cancel()
 	<-m.done
-	return m.err, time.Since(at)
+	return time.Since(at), m.err
 }
 
 func TestGroupServesUntilStopped(t *testing.T) {
@@ -227,7 +237,7 @@ func TestGroupServesUntilStopped(t *testing.T) {
 		require.Equal(t, start, gens[0].from, "the id that the coordinator wants is no reason to wait")
 		require.Len(t, c.requests(kmsg.Heartbeat), 10)
 
-		err, took := m.stop()
+		took, err := m.stop()
 		require.NoError(t, err)
 		require.Equal(t, 4*time.Second, took, "run waits for serve and for nothing else")
 		require.Len(t, c.requests(kmsg.Heartbeat), 14, "heartbeats go on while serve drains")
@@ -255,7 +265,7 @@ func TestGroupStaticMemberStays(t *testing.T) {
 		m := startMember(t, cfg, 0)
 		time.Sleep(1500 * time.Millisecond)
 		require.NoError(t, m.g.commit(t.Context(), m.generations()[0].assignment, map[int32]int64{2: 5, 0: 7}))
-		err, took := m.stop()
+		took, err := m.stop()
 		require.NoError(t, err)
 		require.Zero(t, took)
 		require.Empty(t, c.requests(kmsg.LeaveGroup))
@@ -343,7 +353,7 @@ func TestGroupClosed(t *testing.T) {
 				cfg := testConfig(c)
 				cfg.instanceID = "pod-1"
 				m := startMember(t, cfg, 0)
-				<-m.done
+				m.wait(t, time.Minute)
 				require.ErrorIs(t, m.err, code)
 				require.ErrorContains(t, m.err, "kafka: group g: join: ")
 				require.ErrorContains(t, m.err, says)
@@ -357,7 +367,7 @@ func TestGroupClosed(t *testing.T) {
 				cfg := testConfig(c)
 				cfg.instanceID = "pod-1"
 				m := startMember(t, cfg, 2*time.Second)
-				<-m.done
+				m.wait(t, time.Minute)
 				require.ErrorIs(t, m.err, code)
 				require.ErrorContains(t, m.err, says)
 				gens := m.generations()
@@ -384,7 +394,7 @@ func TestGroupFencedOnTheWayOut(t *testing.T) {
 		cfg.instanceID = "pod-1"
 		m := startMember(t, cfg, 3*time.Second)
 		time.Sleep(2500 * time.Millisecond)
-		err, took := m.stop()
+		took, err := m.stop()
 		require.NoError(t, err)
 		require.Equal(t, 3*time.Second, took)
 	})
@@ -471,7 +481,8 @@ func TestGroupSession(t *testing.T) {
 				m := startMember(t, testConfig(c), 0)
 				time.Sleep(2 * time.Minute)
 				require.Len(t, m.generations(), 1)
-				require.NoError(t, first(m.stop()))
+				_, err := m.stop()
+				require.NoError(t, err)
 
 				start = time.Now()
 				until = 90 * time.Second
@@ -486,8 +497,6 @@ func TestGroupSession(t *testing.T) {
 		})
 	}
 }
-
-func first(err error, _ time.Duration) error { return err }
 
 // The topic's growth is everyone's to notice, the leader's first.
 func TestGroupGrowth(t *testing.T) {
@@ -622,7 +631,7 @@ func TestGroupStopsWhileJoining(t *testing.T) {
 			}
 			m := startMember(t, cfg, 0)
 			time.Sleep(4 * time.Second)
-			err, took := m.stop()
+			took, err := m.stop()
 			require.NoError(t, err, step)
 			require.Zero(t, took, step)
 			require.Empty(t, m.generations(), step)
@@ -643,7 +652,7 @@ func TestGroupLeaveIsBrief(t *testing.T) {
 		})
 		m := startMember(t, testConfig(c), 0)
 		time.Sleep(1500 * time.Millisecond)
-		err, took := m.stop()
+		took, err := m.stop()
 		require.NoError(t, err)
 		require.Equal(t, time.Second, took)
 	})
