@@ -143,7 +143,7 @@ func TestRules(t *testing.T) {
 				Lose: func(ctx context.Context, name string) error {
 					return lose(ctx, client, prefix+name)
 				},
-				Settle: 2 * time.Second,
+				Settle: 100 * time.Millisecond,
 			})
 		})
 	}

@@ -32,8 +32,9 @@ var (
 )
 
 const (
-	// maxCount is the largest count that the script computes exactly.
-	maxCount = 999_999_999_999_999
+	// maxCount is the largest count that the script computes exactly: Lua's
+	// numbers are doubles.
+	maxCount = 1<<53 - 1
 	// groupSize bounds how many values a script unpacks at a time; Lua's stack
 	// takes 8,000.
 	groupSize = 1000
@@ -147,15 +148,14 @@ func (s *shard) differs(stored []string) error {
 }
 
 // Apply adds counts and moves a checkpoint; see [tumble.Shard]. A count may
-// reach 999,999,999,999,999: a batch that goes beyond is refused, and changes
-// nothing.
+// reach 2^53 - 1: a batch that goes beyond is refused, and changes nothing.
 func (s *shard) Apply(ctx context.Context, b tumble.Batch) error {
 	ctx, cancel := s.sink.bounded(ctx)
 	defer cancel()
 	what := "apply " + b.Partition
 	from, err := state(b.From)
-	if err != nil {
-		return s.fail(ctx, what, err)
+	if err != nil { // so it cannot be the stored one
+		return s.fail(ctx, what, fmt.Errorf("%w: %w", tumble.ErrConflict, err))
 	}
 	to, err := record(s.def, b.To)
 	if err != nil {

@@ -9,7 +9,7 @@
 -- of which has changed nothing, or {'ok', window, buckets, ...}.
 local partition, from, to, id = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local grace, shards = tonumber(ARGV[5]), ARGV[6]
-local most = 999999999999999 -- Lua's numbers are doubles
+local most = 9007199254740991 -- 2^53 - 1: Lua's numbers are doubles
 local fill = 48              -- fields per bucket, on average; at most twice that
 local marker = '\0'
 
