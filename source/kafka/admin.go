@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"strings"
 	"time"
@@ -62,6 +63,10 @@ func (c *client) explain(r *call, err error, timeout bool) error {
 	}
 	if timeout {
 		return fmt.Errorf("%v: no answer from %s within %v: %w", r.key, whom, c.timeout, err)
+	}
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		// All that some brokers say to a wrong password or to TLS where none is.
+		return fmt.Errorf("%v: %s closed the connection (do SASL and TLS settings match, and the port?): %w", r.key, whom, err)
 	}
 	return fmt.Errorf("%v: %s: %w", r.key, whom, err)
 }

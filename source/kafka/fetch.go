@@ -749,7 +749,7 @@ func (r *fetchRequest) call(broker int32, version int16, clientID string) *call 
 	b.count(0)    // no forgotten topics
 	b.compact("") // no rack
 	b.tags()
-	return &call{broker: broker, key: protocol.Fetch, version: version, flexible: true, clientID: clientID, body: b, read: func(in *reader) {
+	return &call{broker: broker, key: protocol.Fetch, version: version, flexible: true, clientID: clientID, body: b, fetch: r, read: func(in *reader) {
 		r.answer(in, version)
 	}}
 }

@@ -130,9 +130,9 @@ func numbered(prefix string, n int) (values []string) {
 	return values
 }
 
-// plain makes an event of each value: its key, at the record's time. "bad..."
+// plainDecode makes an event of each value: its key, at the record's time. "bad..."
 // is rejected; "n*..." gives as many events as n has bytes; "none" gives none.
-func plain(dst []tumble.Event, m Message) ([]tumble.Event, error) {
+func plainDecode(dst []tumble.Event, m Message) ([]tumble.Event, error) {
 	v := string(m.Value)
 	times, rest, many := strings.Cut(v, "*")
 	switch {
@@ -149,9 +149,9 @@ func plain(dst []tumble.Event, m Message) ([]tumble.Event, error) {
 	return append(dst, tumble.Event{Key: v, Time: m.Time}), nil
 }
 
-// config reads the partitions listed, all if none is, with plain.
+// config reads the partitions listed, all if none is, with plainDecode.
 func (c cluster) config(topic string, partitions ...int32) Config {
-	return Config{Brokers: c.brokers, Topic: topic, Partitions: partitions, Decode: plain, Logger: slog.New(slog.DiscardHandler)}
+	return Config{Brokers: c.brokers, Topic: topic, Partitions: partitions, Decode: plainDecode, Logger: slog.New(slog.DiscardHandler)}
 }
 
 // A seen event does not borrow.

@@ -597,7 +597,7 @@ func sourceRejects(t *testing.T, c cluster) {
 		if at, ok := times[string(m.Value)]; ok {
 			return append(dst, tumble.Event{Key: string(m.Value), Time: at}), nil
 		}
-		return plain(dst, m)
+		return plainDecode(dst, m)
 	}
 	cfg.OnReject = func(r Rejected) {
 		require.Equal(t, r.Offset, r.Message.Offset)

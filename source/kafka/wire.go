@@ -26,6 +26,8 @@ type call struct {
 	// read takes the answer from after its header. It runs on a goroutine of
 	// the transport, and may still do so when RoundTrip has given up.
 	read func(*reader)
+
+	fetch *fetchRequest // if that is what it is
 }
 
 func (c *call) ApiKey() protocol.ApiKey { return c.key }

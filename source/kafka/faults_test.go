@@ -1,0 +1,408 @@
+package kafka
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	kafkago "github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/protocol"
+	"github.com/segmentio/kafka-go/sasl/plain"
+	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/tumblestream/tumble"
+)
+
+// spoil lets change have its way with each Fetch answer that c gives.
+func (c cluster) spoil(change func(*kmsg.FetchResponse)) {
+	c.fake.ControlKey(int16(protocol.Fetch), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		c.fake.KeepControl()
+		q := req.(*kmsg.FetchRequest)
+		res := q.ResponseKind().(*kmsg.FetchResponse)
+		res.Version = q.Version
+		for _, qt := range q.Topics {
+			rt := kmsg.NewFetchResponseTopic()
+			rt.Topic, rt.TopicID = qt.Topic, qt.TopicID
+			for _, qp := range qt.Partitions {
+				rp := kmsg.NewFetchResponseTopicPartition()
+				rp.Partition, rp.HighWatermark, rp.LastStableOffset = qp.Partition, 100, 100
+				rt.Partitions = append(rt.Partitions, rp)
+			}
+			res.Topics = append(res.Topics, rt)
+		}
+		change(res)
+		return res, nil, true
+	})
+}
+
+// What a broker may send that cannot be read: an error that names the place, as
+// long as it lasts, and then every record.
+func TestSpoiledBatches(t *testing.T) {
+	good := plainBatch(0, 0, []string{"a", "b"}, nil)
+	crc := slices.Clone(good)
+	crc[len(crc)-1] ^= 1
+	for name, c := range map[string]struct {
+		raw  []byte
+		want string
+	}{
+		"version 0":    {plainBatch(0, 0, []string{"a"}, func(b *kmsg.RecordBatch) { b.Magic = 0 }), "message format version 0"},
+		"version 1":    {plainBatch(0, 0, []string{"a"}, func(b *kmsg.RecordBatch) { b.Magic = 1 }), "message format version 1"},
+		"checksum":     {crc, "checksum"},
+		"cut off":      {good[:len(good)-1], "garbled"},
+		"next to none": {good[:5], "garbled"},
+		"no snappy":    {plainBatch(0, 0, []string{"a"}, func(b *kmsg.RecordBatch) { b.Attributes = codecSnappy }), "snappy"},
+		"behind":       {append(slices.Clone(good), good...), "2 was to follow"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cl := fakeCluster(t)
+			topic := cl.create(t, 1)
+			var healed atomic.Bool
+			cl.spoil(func(r *kmsg.FetchResponse) {
+				p := &r.Topics[0].Partitions[0]
+				p.HighWatermark, p.LastStableOffset = 2, 2
+				p.RecordBatches = c.raw
+				if healed.Load() {
+					p.RecordBatches = good
+				}
+			})
+			tl := follow(t, cl.config(topic, 0), nil)
+			require.Eventually(t, func() bool { return tl.trouble() != nil }, 5*time.Second, time.Millisecond)
+			require.ErrorContains(t, tl.trouble(), c.want)
+			require.ErrorContains(t, tl.trouble(), "kafka: fetch "+topic+"/0@")
+			require.LessOrEqual(t, len(tl.keys()), 2)
+			healed.Store(true)
+			tl.await(t, 2)
+			require.Equal(t, []string{"a", "b"}, tl.keys())
+		})
+	}
+}
+
+// What a broker may say of one partition, or of all, does not hurt the others
+// and passes.
+func TestFetchErrors(t *testing.T) {
+	c := fakeCluster(t)
+	for _, code := range []int16{3, 6, 9, 56, 74, 75, 78, 100, 103, -1} {
+		t.Run(fmt.Sprint(code), func(t *testing.T) {
+			topic := c.create(t, 2)
+			produce(t, c.client(t), topic, 0, numbered("", 10)...)
+			produce(t, c.client(t), topic, 1, numbered("", 10)...)
+			var bad atomic.Bool
+			bad.Store(true)
+			cfg := c.config(topic)
+			cfg.Transport = &tamper{RoundTripper: transport(t, topic), after: func(r *fetchRequest) {
+				if !bad.Load() {
+					return
+				}
+				if code == -1 {
+					r.code = 2 // the whole answer
+					return
+				}
+				for i := range r.results {
+					if p := &r.results[i]; p.partition == 1 {
+						p.free()
+						p.code = code
+					}
+				}
+			}}
+			tl := follow(t, cfg, nil)
+			require.Eventually(t, func() bool { return tl.trouble() != nil }, 5*time.Second, time.Millisecond)
+			if code != -1 {
+				require.ErrorContains(t, tl.trouble(), topic+"/1@0")
+				tl.await(t, 10)
+			}
+			bad.Store(false)
+			require.Len(t, tl.await(t, 20), 20)
+		})
+	}
+}
+
+func transport(t testing.TB, topic string) *kafkago.Transport {
+	tr := &kafkago.Transport{MetadataTopics: []string{topic}, MetadataTTL: time.Second}
+	t.Cleanup(tr.CloseIdleConnections)
+	return tr
+}
+
+// A tamper changes Fetch answers after they were read.
+type tamper struct {
+	kafkago.RoundTripper
+	after func(*fetchRequest)
+}
+
+func (tr *tamper) RoundTrip(ctx context.Context, a net.Addr, r kafkago.Request) (kafkago.Response, error) {
+	res, err := tr.RoundTripper.RoundTrip(ctx, a, r)
+	if c, ok := r.(*call); ok && err == nil && c.fetch != nil {
+		tr.after(c.fetch)
+	}
+	return res, err
+}
+
+// Leaders move, connections break and brokers go while two producers write:
+// every record comes once, in order.
+func TestLeadersMove(t *testing.T) {
+	c := fakeCluster(t, kfake.NumBrokers(3))
+	topic := c.create(t, 3)
+	cfg := c.config(topic)
+	var conns sync.Map
+	tr := transport(t, topic)
+	tr.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := new(net.Dialer).DialContext(ctx, network, address)
+		if err == nil {
+			conns.Store(conn, true)
+		}
+		return conn, err
+	}
+	cfg.Transport = tr
+	tl := follow(t, cfg, nil)
+	cl := c.client(t)
+	want := map[string][]string{}
+	for i := range 150 {
+		p := int32(i % 3)
+		v := fmt.Sprint(i)
+		produce(t, cl, topic, p, v)
+		id := fmt.Sprint(topic, "/", p)
+		want[id] = append(want[id], v)
+		switch i % 10 {
+		case 3:
+			require.NoError(t, c.fake.MoveTopicPartition(topic, p, rand.Int32N(3)))
+		case 7:
+			conns.Range(func(conn, _ any) bool {
+				if rand.IntN(3) == 0 {
+					conn.(net.Conn).Close()
+					conns.Delete(conn)
+				}
+				return true
+			})
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	tl.await(t, 150)
+	got := map[string][]string{}
+	tl.mu.Lock()
+	for _, e := range tl.events {
+		got[e.id] = append(got[e.id], e.key)
+	}
+	tl.mu.Unlock()
+	require.Equal(t, want, got)
+}
+
+// Old brokers know the topic by name only.
+func TestOldBroker(t *testing.T) {
+	var versions sync.Map
+	c := fakeCluster(t)
+	c.fake.ControlKey(int16(protocol.ApiVersions), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		c.fake.KeepControl()
+		if req.GetVersion() != 0 || strings.Contains(fmt.Sprint(req.(*kmsg.ApiVersionsRequest).ClientSoftwareName), "kgo") {
+			return nil, nil, false
+		}
+		res := kmsg.NewPtrApiVersionsResponse()
+		for key, to := range map[protocol.ApiKey]int16{protocol.Fetch: 12, protocol.Metadata: 10, protocol.ApiVersions: 0, protocol.ListOffsets: 5, protocol.DescribeConfigs: 1} {
+			res.ApiKeys = append(res.ApiKeys, kmsg.ApiVersionsResponseApiKey{ApiKey: int16(key), MaxVersion: to})
+		}
+		return res, nil, true
+	})
+	c.fake.ControlKey(int16(protocol.Fetch), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		c.fake.KeepControl()
+		versions.Store(req.GetVersion(), true)
+		return nil, nil, false
+	})
+	topic := c.create(t, 2)
+	produce(t, c.client(t), topic, 1, numbered("", 10)...)
+	require.Len(t, whole(t, c.config(topic)).keys(), 10)
+	_, ok := versions.Load(int16(12))
+	require.True(t, ok)
+}
+
+func TestUnreachable(t *testing.T) {
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer silent.Close()
+	closed, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	require.NoError(t, closed.Close())
+	talks, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer talks.Close()
+	go func() {
+		for {
+			conn, err := talks.Accept()
+			if err != nil {
+				return
+			}
+			io.WriteString(conn, "HTTP/1.1 400 Bad Request\r\n\r\n")
+		}
+	}()
+	for name, l := range map[string]net.Listener{"silent": silent, "closed": closed, "HTTP": talks} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s, err := New(Config{Brokers: []string{l.Addr().String()}, Topic: "t", Decode: plainDecode})
+			require.NoError(t, err)
+			begin := time.Now()
+			_, err = s.Partitions(t.Context(), nil)
+			require.ErrorContains(t, err, l.Addr().String())
+			require.Less(t, time.Since(begin), 5*time.Second)
+		})
+	}
+	t.Cleanup(func() { silent.Close() })
+}
+
+func TestWrongPassword(t *testing.T) {
+	c := fakeCluster(t, kfake.EnableSASL(), kfake.Superuser("PLAIN", "admin", "right"))
+	for _, password := range []string{"right", "wrong"} {
+		tr := transport(t, "t")
+		tr.SASL = plain.Mechanism{Username: "admin", Password: password}
+		cfg := c.config("t")
+		cfg.Transport = tr
+		s, err := New(cfg)
+		require.NoError(t, err)
+		begin := time.Now()
+		_, err = s.Partitions(t.Context(), nil)
+		require.Less(t, time.Since(begin), 5*time.Second)
+		if password == "right" {
+			require.ErrorContains(t, err, "does not exist")
+		} else {
+			require.ErrorContains(t, err, "SASL")
+			require.ErrorContains(t, err, c.brokers[0])
+		}
+	}
+}
+
+// pipe answers one exchange with raw bytes.
+type pipe struct {
+	io.Reader
+	sent []byte
+}
+
+func (p *pipe) Write(b []byte) (int, error) { p.sent = append(p.sent, b...); return len(b), nil }
+
+// An answer of any bytes ends in an error or a result, never in a panic, and
+// gives back every buffer.
+func FuzzFetchAnswer(f *testing.F) {
+	res := kmsg.NewPtrFetchResponse()
+	res.Version = 13
+	rt := kmsg.NewFetchResponseTopic()
+	rp := kmsg.NewFetchResponseTopicPartition()
+	rp.HighWatermark = 9
+	rp.AbortedTransactions = []kmsg.FetchResponseTopicPartitionAbortedTransaction{{ProducerID: 3, FirstOffset: 8}, {ProducerID: 2, FirstOffset: 4}}
+	rp.RecordBatches = plainBatch(7, 0, []string{"a", "b"}, nil)
+	rt.Partitions = append(rt.Partitions, rp)
+	res.Topics = append(res.Topics, rt)
+	f.Add(res.AppendTo(nil), true)
+	res.Version = 12
+	f.Add(res.AppendTo(nil), false)
+	f.Add([]byte{0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0x0f}, true)
+	f.Fuzz(func(t *testing.T, body []byte, byID bool) {
+		version := int16(12)
+		if byID {
+			version = 13
+		}
+		pool := new(pool)
+		r := &fetchRequest{pool: pool, limit: 1 << 16, total: 1 << 20}
+		c := r.call(1, version, "test")
+		raw := binary.BigEndian.AppendUint32(nil, uint32(len(body)+5))
+		raw = append(raw, "tmbl"...)
+		raw = append(append(raw, 0), body...)
+		_, err := c.RawExchange(&pipe{Reader: strings.NewReader(string(raw))})
+		if err == nil {
+			for _, one := range r.results {
+				if one.buf != nil {
+					require.LessOrEqual(t, len(one.buf.b), len(body))
+				}
+			}
+		}
+		r.abandon()
+		require.Zero(t, pool.used.Load())
+	})
+}
+
+// The frame around an answer is not believed either.
+func TestExchangeGarbage(t *testing.T) {
+	for name, raw := range map[string]string{
+		"nothing": "", "short": "\x00\x00", "negative": "\xff\xff\xff\xff", "tiny": "\x00\x00\x00\x03abc",
+		"huge": "HTTP/1.1", "other answer": "\x00\x00\x00\x08abcdefgh", "cut off": "\x00\x00\x00\x50tmbl\x00\x00",
+	} {
+		_, err := (&fetchRequest{pool: new(pool), limit: 1 << 20}).call(1, 13, "test").RawExchange(&pipe{Reader: strings.NewReader(raw)})
+		require.Error(t, err, name)
+		require.NotErrorIs(t, err, io.EOF, name) // to the transport that would be a peaceful end
+	}
+}
+
+// Partitions whose buffers nobody takes do not stop the others.
+func TestSlowConsumer(t *testing.T) {
+	c := fakeCluster(t)
+	topic := c.create(t, 2)
+	cl := c.client(t, kgo.ProducerBatchCompression(kgo.NoCompression()))
+	for range 60 {
+		for p := range int32(2) {
+			produce(t, cl, topic, p, slices.Repeat([]string{strings.Repeat("x", 1000)}, 100)...)
+		}
+	}
+	s, err := New(c.config(topic))
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	require.NoError(t, s.Run(ctx, func(ctx context.Context, p tumble.Partition) error {
+		next := int64(0)
+		c, err := p.Fetch(ctx, next)
+		if err != nil {
+			return err
+		}
+		if p.ID() == topic+"/0" {
+			<-ctx.Done() // and holds what it has
+			return nil
+		}
+		defer cancel()
+		begin := time.Now()
+		for next = c.Next; next < 6000; next = c.Next {
+			if c, err = p.Fetch(ctx, next); err != nil {
+				return err
+			}
+		}
+		if time.Since(begin) > 5*time.Second {
+			return fmt.Errorf("took %v", time.Since(begin))
+		}
+		return nil
+	}))
+}
+
+func TestConfig(t *testing.T) {
+	good := Config{Brokers: []string{"localhost:9092"}, Topic: "clicks", Decode: plainDecode}
+	_, err := New(good)
+	require.NoError(t, err)
+	for field, change := range map[string]func(*Config){
+		"Brokers":          func(c *Config) { c.Brokers = nil },
+		"Brokers holds":    func(c *Config) { c.Brokers = []string{"localhost"} },
+		"Topic":            func(c *Config) { c.Topic = "" },
+		"Topic is":         func(c *Config) { c.Topic = "a/b" },
+		"Decode":           func(c *Config) { c.Decode = nil },
+		"Partitions":       func(c *Config) { c.Group, c.Partitions = "g", []int32{1} },
+		"Partitions holds": func(c *Config) { c.Partitions = []int32{1, 1} },
+		"InstanceID":       func(c *Config) { c.InstanceID = "i" },
+		"SessionTimeout":   func(c *Config) { c.SessionTimeout = -1 },
+		"RebalanceTimeout": func(c *Config) { c.RebalanceTimeout = -1 },
+		"Start":            func(c *Config) { c.Start = 2 },
+		"OnGap":            func(c *Config) { c.OnGap = -1 },
+		"OnTruncated":      func(c *Config) { c.OnTruncated = 2 },
+		"OnRecreated":      func(c *Config) { c.OnRecreated = 2 },
+		"MaxWait":          func(c *Config) { c.MaxWait = time.Second },
+		"MaxBuffered":      func(c *Config) { c.MaxBuffered = 1 },
+		"MaxBatchBytes":    func(c *Config) { c.MaxBatchBytes = 1 },
+	} {
+		cfg := good
+		change(&cfg)
+		_, err := New(cfg)
+		require.ErrorContains(t, err, "kafka: Config."+field)
+	}
+}
