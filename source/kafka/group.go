@@ -418,8 +418,9 @@ func (g *group) leave(ctx context.Context) {
 
 // commit shows offsets, the next to read, to the tools of the ecosystem; nothing
 // here reads them. It may be called from any goroutine while serve runs, also
-// while it drains, and returns once the coordinator has answered or ctx ended. It
-// fails when the generation is over.
+// while it drains, and returns once the coordinator has answered, ctx ended, or a
+// third of the session or 10 seconds have passed. It fails when the generation is
+// over.
 func (g *group) commit(ctx context.Context, a assignment, offsets map[int32]int64) error {
 	if len(offsets) == 0 {
 		return nil

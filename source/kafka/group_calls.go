@@ -232,6 +232,8 @@ func (g *group) leaveGroup(ctx context.Context, memberID string) error {
 }
 
 func (g *group) offsetCommit(ctx context.Context, a assignment, offsets map[int32]int64) error {
+	ctx, cancel := context.WithTimeout(ctx, g.callTimeout())
+	defer cancel()
 	partitions := make([]int32, 0, len(offsets))
 	for p := range offsets {
 		partitions = append(partitions, p)

@@ -658,6 +658,20 @@ func TestGroupLeaveIsBrief(t *testing.T) {
 	})
 }
 
+func TestGroupCommitIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCoordinator(t)
+		on(c, func(ctx context.Context, _ int, _ *kmsg.OffsetCommitRequest) (*kmsg.OffsetCommitResponse, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		})
+		start := time.Now()
+		err := newGroup(testConfig(c)).commit(t.Context(), assignment{memberID: "m1"}, map[int32]int64{0: 1})
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.Equal(t, 10*time.Second, time.Since(start))
+	})
+}
+
 func TestGroupCommitFails(t *testing.T) {
 	c := newCoordinator(t)
 	on(c, func(_ context.Context, n int, req *kmsg.OffsetCommitRequest) (*kmsg.OffsetCommitResponse, error) {
