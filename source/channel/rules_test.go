@@ -53,9 +53,3 @@ func TestRules(t *testing.T) {
 		})
 	}
 }
-
-// TestRulesInRealTime runs them as any other source does.
-func TestRulesInRealTime(t *testing.T) {
-	t.Parallel()
-	sourcetest.Test(t, sourcetest.Config{New: newLog})
-}

@@ -18,7 +18,7 @@ const (
 )
 
 var chunkRules = []Rule{
-	rule("Chunk/ascending", docAscending, func(c *check) {
+	rule("Chunk/ascending", "A Chunk is what one Fetch brought. "+docAscending, func(c *check) {
 		c.append(c.Log.Partitions[0], events(0, 500)...)
 		c.one(func(r *reader, begin int64) {
 			all, pieces := r.read(begin, 500)
@@ -141,7 +141,7 @@ var chunkRules = []Rule{
 				last := all[9].offset
 				for _, p := range pieces {
 					// An answer from before the events were there need not know of them.
-					if p.AsOf.After(appended) && p.End != -1 && p.End <= last {
+					if !p.AsOf.Before(appended) && p.End != -1 && p.End <= last {
 						c.failf("as of %v the end of the log was %d, but offset %d was there at %v", p.AsOf, p.End, last, appended)
 					}
 				}
@@ -175,11 +175,11 @@ var chunkRules = []Rule{
 		})
 	}),
 
-	needing(func(l *Log) bool { return l.Reject != nil }, rule("Chunk/rejected once", docOnce, func(c *check) {
+	needing(func(l *Log) bool { return l.Reject != nil }, rule("Chunk/rejected once", docOnce+" could not be understood", func(c *check) {
 		once(c, c.Reject, func(p piece) (int64, int64) { return p.Rejected, p.Skipped })
 	})),
 
-	needing(func(l *Log) bool { return l.Skip != nil }, rule("Chunk/skipped once", docOnce, func(c *check) {
+	needing(func(l *Log) bool { return l.Skip != nil }, rule("Chunk/skipped once", docOnce+" hold nothing to count, such as a tombstone", func(c *check) {
 		once(c, c.Skip, func(p piece) (int64, int64) { return p.Skipped, p.Rejected })
 	})),
 }

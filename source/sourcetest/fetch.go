@@ -12,14 +12,15 @@ import (
 )
 
 const (
+	docSource    = "A Source is a set of partitions, each an ordered log of events that can be fetched again from any offset that Resume allowed."
 	docResume    = "Resume says where to go on from a stored checkpoint: there, if the events from there on can still be fetched."
 	docGone      = "If they cannot (retention deleted them, the topic was recreated or truncated, a channel's past is gone) it is the source's policy to return a later or a new checkpoint, or an error that stops the pipeline and names what is lost."
 	docFetch     = "Fetch waits until there is something at or after from, or ctx ends."
 	docEmpty     = "It returns an empty Chunk with a new AsOf at least every 500 ms."
 	docSame      = "Any from that Resume allowed may be asked for at any call, and asking again yields the same events."
 	docErrors    = "io.EOF: stop here, for this run. ErrEnded: there will never be more. ErrOffsetOutOfRange: Resume again."
-	docOne       = "It is used by one goroutine at a time."
-	docCommitted = "It may run beside Fetch, does not block, and offset never falls while a Partition is consumed."
+	docOne       = "A Partition is one log of a Source. It is used by one goroutine at a time."
+	docCommitted = "It may run beside Fetch, does not block, and offset never falls within a log while the Partition is consumed."
 )
 
 var resumeRules = []Rule{
@@ -200,7 +201,7 @@ var fetchRules = []Rule{
 		})
 	}),
 
-	rule("Fetch/the same again", docSame, func(c *check) {
+	rule("Fetch/the same again", docSource+" "+docSame, func(c *check) {
 		c.append(c.Log.Partitions[0], events(0, 500)...)
 		c.one(func(r *reader, begin int64) {
 			all, pieces := r.read(begin, 500)
