@@ -134,3 +134,12 @@ func TestCompactedTopic(t *testing.T) {
 		}
 	}
 }
+
+// BenchmarkCPU compares the processor time of this process with franz-go's bare
+// poll, over the same topic by turns.
+func BenchmarkCPU(b *testing.B) {
+	c := realCluster(b)
+	for _, name := range codecs {
+		b.Run(name, func(b *testing.B) { compareCPU(b, c, franzCodecs[name], 1_000_000) })
+	}
+}
