@@ -417,6 +417,12 @@ func (s *store) stored(shard int, id string) tumble.Checkpoint {
 	return s.shards[shard].stored[id]
 }
 
+func (s *store) frontier(shard int) time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.def.Frontier(s.shards[shard].stored)
+}
+
 func (s *store) setFault(f func(shard int, b *tumble.Batch) fault) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

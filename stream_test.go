@@ -89,9 +89,7 @@ func TestLossOnAQuietTopicIsNoticed(t *testing.T) {
 		time.Sleep(time.Minute)
 		want := sink.counts()
 		for i := range sink.shards {
-			sink.restore(i, &storeShard{})
-			sink.shards[i].stored = map[string]tumble.Checkpoint{}
-			sink.shards[i].counts = map[cell]int64{}
+			sink.restore(i, &storeShard{counts: map[cell]int64{}, stored: map[string]tumble.Checkpoint{}})
 		}
 		time.Sleep(20 * time.Second)
 		require.Equal(t, want, sink.counts())
@@ -244,7 +242,7 @@ func TestReplayJudgesAsBefore(t *testing.T) {
 
 func TestIdle(t *testing.T) {
 	final := func(sink *store, end time.Time) bool {
-		is, _ := sink.def.Finality(sink.def.Frontier(sink.shards[0].stored), end)
+		is, _ := sink.def.Finality(sink.frontier(0), end)
 		return is
 	}
 	t.Run("a silent partition's watermark follows the clock", func(t *testing.T) {
@@ -439,7 +437,7 @@ func TestEnded(t *testing.T) {
 		for i := range 2 {
 			require.True(t, sink.stored(i, "a").Ended)
 			require.True(t, sink.stored(i, "a").Watermark.Equal(t0.Add(10*time.Second)), "its watermark stays")
-			require.True(t, sink.def.Frontier(sink.shards[i].stored).Equal(end))
+			require.True(t, sink.frontier(i).Equal(end))
 		}
 		// The next run goes on at the frontier: final stays final.
 		log.change("a", func(l *logPart) { l.log, l.events, l.ended = "log-2", nil, false })
@@ -447,7 +445,7 @@ func TestEnded(t *testing.T) {
 		p = start(t, cfg)
 		time.Sleep(time.Second)
 		for i := range 2 {
-			require.False(t, sink.def.Frontier(sink.shards[i].stored).Before(end))
+			require.False(t, sink.frontier(i).Before(end))
 		}
 		require.NoError(t, p.stop())
 		require.EqualValues(t, 1, p.Stats().Late)
@@ -502,7 +500,7 @@ func TestADeadShardDoesNotStopTheOthers(t *testing.T) {
 		log.add("a", events...)
 		time.Sleep(time.Second)
 		for i := range 4 {
-			require.Equal(t, i != 1, len(sink.shards[i].counts) > 50, "shard %d", i)
+			require.Equal(t, i != 1, len(sink.snapshot(i).counts) > 50, "shard %d", i)
 		}
 		began := time.Now()
 		require.NoError(t, p.stop())

@@ -189,6 +189,11 @@ func dayStart(y int, m time.Month, d int, zone *time.Location) time.Time {
 	for {
 		_, offset := from.Zone()
 		_, until := from.ZoneBounds()
+		if !until.IsZero() && !until.After(from) {
+			// Far in the future ZoneBounds gives leap years 365 days, and takes
+			// their last day for a change that came before it.
+			until = from.Add(24 * time.Hour)
+		}
 		at := midnight.Add(-time.Duration(offset) * time.Second)
 		if at.Before(from) {
 			at = from
