@@ -154,7 +154,7 @@ func (g *group) generation(ctx context.Context, a joined, serve func(ctx context
 type joined struct {
 	assignment
 	leads  bool
-	counts map[string]int // partitions of the topics to watch, as the leader found them; empty: it did not say
+	counts map[string]int // how many partitions the topics had: those of all members if it leads, else ours
 	at     time.Time      // of the last request that proved membership
 }
 
@@ -207,6 +207,7 @@ func (g *group) tryJoin(ctx context.Context) (joined, error) {
 	a := joined{
 		assignment: assignment{memberID: r.memberID, generation: r.generation},
 		leads:      r.leader == r.memberID,
+		counts:     map[string]int{g.cfg.topic: own},
 	}
 
 	var plan []memberAssignment
@@ -220,12 +221,8 @@ func (g *group) tryJoin(ctx context.Context) (joined, error) {
 	if err != nil {
 		return joined{}, err
 	}
-	var count int
-	if a.partitions, count, err = parseAssignment(mine, g.cfg.topic); err != nil {
+	if a.partitions, err = parseAssignment(mine, g.cfg.topic); err != nil {
 		return joined{}, err
-	}
-	if !a.leads && count >= 0 {
-		a.counts = map[string]int{g.cfg.topic: count}
 	}
 	return a, nil
 }
@@ -261,11 +258,7 @@ func (g *group) lead(ctx context.Context, r joinAnswer, own int) ([]memberAssign
 	}
 	answer := make([]memberAssignment, 0, len(members))
 	for _, m := range members {
-		note := -1
-		if m.noted {
-			note = counts[g.cfg.topic]
-		}
-		answer = append(answer, memberAssignment{m.id, appendAssignment(nil, plan[m.id], note)})
+		answer = append(answer, memberAssignment{m.id, appendAssignment(nil, plan[m.id])})
 	}
 	return answer, counts, nil
 }
@@ -348,14 +341,12 @@ func (g *group) beat(ctx context.Context, a joined, end context.CancelCauseFunc)
 	}
 }
 
-// watch ends serve when the topic has another number of partitions than this
-// generation shares out, so that the member joins again. The leader does so at
-// once. The others give it time; they watch at all because the broker does not
-// tell a static leader that restarts that it is one.
+// watch ends serve when the topic has another number of partitions than when this
+// member joined, so that it joins again. The leader does so at once, which brings
+// in the others. They give it time, and watch at all because the broker does not
+// tell a static leader that restarts that it is one, and because one of another
+// make may look for new partitions only every few minutes.
 func (g *group) watch(ctx context.Context, a joined, end context.CancelCauseFunc) {
-	if len(a.counts) == 0 {
-		return // the leader is another client, which watches itself
-	}
 	topics := make([]string, 0, len(a.counts))
 	for t := range a.counts {
 		topics = append(topics, t)

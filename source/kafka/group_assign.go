@@ -19,17 +19,19 @@ type groupMember struct {
 	id       string
 	instance string // "": dynamic
 	topics   []string
-	noted    bool // it is one of ours: its assignment may carry a note
 }
 
 // subscription is what this member tells the leader, in version 0 of the
-// consumer protocol: what it wants to read. The note with it makes the broker see
-// a changed member when the topic has grown, so that asking to join again begins
-// a rebalance; else it would answer a follower with what it has already.
+// consumer protocol: what it wants to read. With it goes how many partitions it
+// knows of, in the user data, which other clients carry and do not read: so the
+// broker sees a changed member when the topic has grown, and begins a rebalance
+// when that one asks to join. A follower that did not change would be told again
+// what it has. (There is no user data in assignments: a broker would not let
+// members of the newer protocol into such a group.)
 func subscription(topic string, partitions int) []byte {
 	b := []byte{0, 0, 0, 0, 0, 1}
 	b = appendString(b, topic)
-	return appendBytes(b, appendNote(nil, partitions))
+	return appendBytes(b, fmt.Appendf(nil, "%d partitions", partitions))
 }
 
 func parseMember(id, instance string, subscription []byte) (groupMember, error) {
@@ -39,16 +41,14 @@ func parseMember(id, instance string, subscription []byte) (groupMember, error) 
 	for range r.array(2) {
 		m.topics = append(m.topics, r.string())
 	}
-	_, m.noted = parseNote(r.bytes())
 	if r.err != nil {
 		return m, fmt.Errorf("subscription of member %s: %w", id, r.err)
 	}
 	return m, nil
 }
 
-// appendAssignment writes what the leader tells a member; partitions is how many
-// it found in the topic that the member shares with us, < 0: no note.
-func appendAssignment(b []byte, assigned map[string][]int32, partitions int) []byte {
+// appendAssignment writes what the leader tells a member.
+func appendAssignment(b []byte, assigned map[string][]int32) []byte {
 	b = append(b, 0, 0)
 	topics := make([]string, 0, len(assigned))
 	for t := range assigned {
@@ -63,17 +63,14 @@ func appendAssignment(b []byte, assigned map[string][]int32, partitions int) []b
 			b = appendInt32(b, p)
 		}
 	}
-	if partitions < 0 {
-		return appendInt32(b, -1)
-	}
-	return appendBytes(b, appendNote(nil, partitions))
+	return appendInt32(b, -1)
 }
 
-// parseAssignment returns the partitions of topic, ascending, and how many the
-// leader found in it, -1: it did not say. An empty assignment has none.
-func parseAssignment(b []byte, topic string) (partitions []int32, count int, err error) {
+// parseAssignment returns the partitions of topic, ascending. An empty
+// assignment has none.
+func parseAssignment(b []byte, topic string) (partitions []int32, err error) {
 	if len(b) == 0 {
-		return nil, -1, nil
+		return nil, nil
 	}
 	r := groupAnswer{b: b}
 	r.int16()
@@ -83,26 +80,11 @@ func parseAssignment(b []byte, topic string) (partitions []int32, count int, err
 			partitions = append(partitions, ps...)
 		}
 	}
-	count, ok := parseNote(r.bytes())
-	if !ok {
-		count = -1
-	}
 	if r.err != nil {
-		return nil, -1, fmt.Errorf("assignment: %w", r.err)
+		return nil, fmt.Errorf("assignment: %w", r.err)
 	}
 	slices.Sort(partitions)
-	return slices.Compact(partitions), count, nil
-}
-
-// A note says how many partitions its writer knew the topic to have. It lies in
-// the user data, which other clients carry and do not read.
-func appendNote(b []byte, partitions int) []byte {
-	return fmt.Appendf(b, "tumble/1 %d", partitions)
-}
-
-func parseNote(b []byte) (partitions int, ok bool) {
-	_, err := fmt.Sscanf(string(b), "tumble/1 %d", &partitions)
-	return partitions, err == nil && partitions >= 0
+	return slices.Compact(partitions), nil
 }
 
 // assignPartitions shares out the partitions of every topic among the members that

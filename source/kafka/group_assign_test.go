@@ -123,7 +123,7 @@ func TestMemberMetadata(t *testing.T) {
 
 	m, err := parseMember("m1", "pod", subscription("clicks", 12))
 	require.NoError(t, err)
-	require.Equal(t, groupMember{id: "m1", instance: "pod", topics: []string{"clicks"}, noted: true}, m)
+	require.Equal(t, groupMember{id: "m1", instance: "pod", topics: []string{"clicks"}}, m)
 
 	foreign := kmsg.NewConsumerMemberMetadata()
 	foreign.Version, foreign.Topics, foreign.UserData = 3, []string{"a", "b"}, []byte{1, 2, 3}
@@ -133,26 +133,25 @@ func TestMemberMetadata(t *testing.T) {
 	require.Equal(t, groupMember{id: "m2", topics: []string{"a", "b"}}, m)
 
 	var theirs kmsg.ConsumerMemberAssignment
-	b := appendAssignment(nil, map[string][]int32{"clicks": {3, 1}, "a": {0}}, 12)
+	b := appendAssignment(nil, map[string][]int32{"clicks": {3, 1}, "a": {0}})
 	require.NoError(t, theirs.ReadFrom(b))
 	require.Len(t, theirs.Topics, 2)
 	require.Equal(t, "clicks", theirs.Topics[1].Topic)
 	require.Equal(t, []int32{3, 1}, theirs.Topics[1].Partitions)
-	partitions, count, err := parseAssignment(b, "clicks")
+	require.Empty(t, theirs.UserData, "with any a broker does not admit members of the newer protocol")
+	partitions, err := parseAssignment(b, "clicks")
 	require.NoError(t, err)
 	require.Equal(t, []int32{1, 3}, partitions)
-	require.Equal(t, 12, count)
 
-	theirs.UserData = []byte{9}
-	_, count, err = parseAssignment(theirs.AppendTo(nil), "clicks")
+	theirs.Version, theirs.UserData = 1, []byte{9}
+	partitions, err = parseAssignment(theirs.AppendTo(nil), "a")
 	require.NoError(t, err)
-	require.Equal(t, -1, count)
-	partitions, count, err = parseAssignment(nil, "clicks")
+	require.Equal(t, []int32{0}, partitions)
+	partitions, err = parseAssignment(nil, "clicks")
 	require.NoError(t, err)
 	require.Empty(t, partitions)
-	require.Equal(t, -1, count)
 
-	_, _, err = parseAssignment(b[:len(b)-1], "clicks")
+	_, err = parseAssignment(b[:len(b)-5], "clicks")
 	require.Error(t, err)
 	_, err = parseMember("m3", "", []byte{0, 0, 0x7f, 0xff, 0xff, 0xff})
 	require.ErrorContains(t, err, "member m3")
@@ -162,7 +161,7 @@ func TestMemberMetadata(t *testing.T) {
 // memory than it sent.
 func FuzzMemberMetadata(f *testing.F) {
 	f.Add(subscription("clicks", 12))
-	f.Add(appendAssignment(nil, map[string][]int32{"clicks": {3, 1}}, -1))
+	f.Add(appendAssignment(nil, map[string][]int32{"clicks": {3, 1}}))
 	f.Add([]byte{0, 0, 0xff, 0xff, 0xff, 0xff, 0x80, 0, 0, 0})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if m, err := parseMember("m", "", b); err == nil {
@@ -171,7 +170,7 @@ func FuzzMemberMetadata(f *testing.F) {
 				require.Equal(t, len(theirs.Topics), len(m.topics))
 			}
 		}
-		if ps, _, err := parseAssignment(b, "clicks"); err == nil {
+		if ps, err := parseAssignment(b, "clicks"); err == nil {
 			require.LessOrEqual(t, 4*len(ps), len(b))
 			require.True(t, slices.IsSorted(ps))
 		}
