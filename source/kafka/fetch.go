@@ -112,6 +112,7 @@ func (f *fetcher) run(ctx context.Context) {
 	wait := time.NewTimer(0)
 	defer wait.Stop()
 	pause := backoff
+	known := true // of the layout, as far as the log was told
 	for {
 		select {
 		case <-ctx.Done():
@@ -128,11 +129,14 @@ func (f *fetcher) run(ctx context.Context) {
 			if errors.Is(err, errNoTopic) {
 				err = fmt.Errorf("topic %q does not exist any more", f.src.cfg.Topic)
 			}
-			f.lost(err)
+			if !f.lost(err) && known { // no Fetch can say it
+				f.src.log.Warn("could not learn which partitions there are, and tries again", "error", err)
+				known = false
+			}
 			wait.Reset(jitter(pause))
 			pause = min(2*pause, 2*time.Second)
 		default:
-			pause = backoff
+			pause, known = backoff, true
 			f.apply(ctx, lay, asked, &loops)
 			f.announce(lay)
 			wait.Reset(refreshEvery)
@@ -166,9 +170,9 @@ func (f *fetcher) announce(lay topicLayout) {
 	f.partitions <- all
 }
 
-// lost notes that the layout cannot be learned. Partitions whose leader is
-// known are read on.
-func (f *fetcher) lost(err error) {
+// lost notes that the layout cannot be learned, and reports whether there are
+// partitions to note it at. Those whose leader is known are read on.
+func (f *fetcher) lost(err error) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, p := range f.parts {
@@ -176,6 +180,7 @@ func (f *fetcher) lost(err error) {
 			p.feed.trouble(err)
 		}
 	}
+	return len(f.parts) > 0
 }
 
 // apply hands partitions over to their leaders' loops.
@@ -465,7 +470,7 @@ func (l *loop) run(ctx context.Context) {
 		}
 		l.pause = backoff
 		n := l.deliver(asks, req, asOf)
-		if rest = 0; n > 0 && n < small {
+		if rest = 0; n < small && (n > 0 || time.Since(asOf) < pace) {
 			rest = pace
 		}
 	}

@@ -14,7 +14,7 @@ type Message struct {
 	Topic     string
 	Partition int32
 	Offset    int64
-	Time      time.Time // the record's timestamp, UTC; of a topic with LogAppendTime the broker's
+	Time      time.Time // the record's timestamp, UTC; of a topic with LogAppendTime the broker's; zero: none
 	Key       []byte    // nil: null
 	Value     []byte    // nil: null, a tombstone
 

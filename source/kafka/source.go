@@ -77,8 +77,8 @@ type Config struct {
 	MaxAhead time.Duration
 	// OnReject is told of each record that Decode could not understand or whose
 	// event time is out of range, once per process. It is called on the
-	// partition's goroutine and holds up its reading. Defaults to a line in the
-	// log, one in 10 seconds at most.
+	// partition's goroutine, so by several at once, and holds up its reading.
+	// Defaults to a line in the log, one in 10 seconds at most.
 	OnReject func(Rejected)
 	// FailOnReject stops the pipeline at such a record. It is not passed.
 	FailOnReject bool
@@ -157,6 +157,8 @@ type bounds struct {
 	asOf        time.Time
 }
 
+const dialTimeout = 3 * time.Second
+
 // New returns a Source, or an error that names the field of cfg that is wrong.
 // It does not connect.
 func New(cfg Config) (*Source, error) {
@@ -194,9 +196,13 @@ func New(cfg Config) (*Source, error) {
 		bounds:  map[int32]bounds{},
 	}
 	if cfg.Transport == nil {
+		// The brokers are tried one after the other, in any order: one that is
+		// cut off must leave time for the others.
+		one := net.Dialer{Timeout: max(500*time.Millisecond, dialTimeout/time.Duration(len(cfg.Brokers)))}
 		s.own = &kafkago.Transport{
 			ClientID:       cfg.ClientID,
-			DialTimeout:    3 * time.Second,
+			Dial:           one.DialContext,
+			DialTimeout:    dialTimeout,
 			MetadataTTL:    2 * time.Second,
 			MetadataTopics: []string{cfg.Topic},
 		}
@@ -285,9 +291,13 @@ func (s *Source) Partitions(ctx context.Context, stored map[string]tumble.Checkp
 		}
 		break
 	}
-	switch {
-	case err == nil:
+	if err == nil {
 		return all, nil
+	}
+	if s.own != nil { // nobody may call Run now, which closes them
+		s.own.CloseIdleConnections()
+	}
+	switch {
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
 	case asked.Err() != nil && !passing(err):
