@@ -301,7 +301,10 @@ func (s *shard) encode(args []string, deltas []tumble.Delta) ([]string, error) {
 }
 
 // guess returns for every window how many buckets it has, as far as is known,
-// and else how many it should begin with: enough for what this batch brings.
+// and else how many it should begin with: enough for what this batch brings,
+// and nearly as many as the window before has, because splitting buckets costs
+// the server more than the counts in them. Not all of them, so that numbers go
+// down again when the keys get fewer.
 func (s *shard) guess(places []place) map[int64]uint32 {
 	known := make(map[int64]uint32)
 	for _, p := range places {
@@ -312,7 +315,8 @@ func (s *shard) guess(places []place) map[int64]uint32 {
 	for window, keys := range known {
 		n, ok := s.buckets[window]
 		if !ok {
-			n = max(1, (keys-1)/perBucket)
+			before, _ := s.def.Window.Bounds(time.UnixMilli(window - 1))
+			n = max(1, (keys-1)/perBucket, s.buckets[before.UnixMilli()]*3/4)
 		}
 		known[window] = n
 	}

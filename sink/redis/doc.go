@@ -1,0 +1,110 @@
+// Package redis keeps counts in Redis, on one server or in a Redis Cluster, and
+// reads them.
+//
+//	client, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{"localhost:6379"}})
+//	sink, err := redis.New(redis.Config{Client: client, Name: "clicks"})
+//
+// The [Sink] is what a pipeline writes to, and the [tumble.Reader] of what is
+// stored. A program that only reads makes one of its own from the same name and
+// a client, before or after the first count is stored.
+//
+// # What it promises, and what that takes
+//
+// A batch is one script on one shard: the increments and the checkpoint they
+// reach are stored both or neither, whatever error the script meets, for it
+// reads all that it needs before it writes anything. Redis may lose the last
+// seconds of what it acknowledged, when it crashes or a replica takes over:
+// counts go together with their checkpoints, and a pipeline counts that stretch
+// again. What must not happen is that Redis drops some keys and keeps others.
+// No key here has a time to live, and Open refuses a server whose
+// maxmemory-policy begins with "allkeys". Nothing else may write to the keys.
+//
+// A count is exact up to 2^53 - 1; a batch that goes beyond is refused whole.
+// Redis needs to be version 6 or later, and the user of the client to be allowed
+// EVAL, EVALSHA, INFO, and HGETALL, HGET, HMGET, HSET, HLEN, HDEL, GET, SET, DEL,
+// UNLINK, ZADD, ZSCORE, ZREM and ZRANGEBYSCORE on the keys.
+//
+// Reads go to the master, also through a client that sends other reads to
+// replicas, so that a window that is seen to be final has all its counts.
+// Definition, Count and Range read through the client's cache, of which the
+// server keeps track: the counts of a closed window are fetched once. Top and
+// Scan read whole windows and do not fill the cache.
+//
+// A call whose context has no deadline ends after Config.Timeout. After a write
+// that ended with an error other than [tumble.ErrConflict] and
+// [tumble.ErrDefinition] nobody knows whether it took place, and a late one may
+// still: the same batch is to be sent again.
+//
+// # Layout
+//
+// This is version 1 of the layout. Each shard has a hash tag of its own, so that
+// all its keys are in one slot. The tag of shard i is the smallest decimal
+// number whose slot, divided by 64, is i with its 8 bits reversed: 460, 16, 461,
+// 17 and so on. For a name NAME and a tag TAG the keys are
+//
+//	NAME:{TAG}                hash: what the counts mean; never changes
+//	NAME:{TAG}:checkpoints    hash: partition -> checkpoint
+//	NAME:{TAG}:finality       string: which windows are final; changes when one closes
+//	NAME:{TAG}:windows        sorted set: the windows that are stored, by their start
+//	NAME:{TAG}:sizes          hash: window -> number of keys, of those with several buckets
+//	NAME:{TAG}:START:BUCKET   hash: field -> count
+//
+// A window is written as its START in milliseconds since the Unix epoch.
+//
+// The first hash has the fields version; id, random, another one if all was lost
+// and is written again; window, as [tumble.ParseWindow] reads it; grace and
+// retention in milliseconds; droplate, true or false; shards, their number;
+// shard, which one this is; and tags, those of all shards, with spaces between.
+//
+// A key belongs to shard [tumble.Hash](key) % shards. Its field is the key, or
+// if that begins with a zero byte, a zero byte and the key. In each window the
+// fields are spread over buckets of about 48, few enough for Redis to store
+// them compactly. The field of one zero byte in bucket 0 says how many buckets
+// there are; where it is missing there is one. h being the first four bytes of
+// the SHA-1 of a field, as a big-endian number, n the number of buckets, and p
+// the largest power of two that is at most n, the field is in bucket
+//
+//	h mod 2p        if that is less than n,
+//	h mod 2p - p    else.
+//
+// Buckets are split one by one, in turn, as keys get more. A bucket other than 0
+// that has been split has the field of one zero byte too: how many buckets
+// there were after that. If that number leads to another bucket than the one
+// that was read, the field has moved there meanwhile.
+//
+// A checkpoint is
+//
+//	FINAL EXPIRED OFFSET ORIGIN WATERMARK live|ended LOG
+//
+// with the watermark in nanoseconds since the Unix epoch, "-" for none. If all
+// partitions were where this one is, windows that start before FINAL would be
+// final and those that start before EXPIRED past retention: milliseconds, "-"
+// for none. So a script that looks for the smallest needs no calendar.
+//
+// The finality key holds
+//
+//	FINAL EXPIRED SHARDS ID
+//
+// for the shard as a whole, with its id: a window is final if it starts before
+// FINAL and not before EXPIRED. Windows before EXPIRED are deleted, a piece with
+// every batch. To rely on a count being final, read the finality key first, then
+// the count, then the finality key again, to find the same ID, and the window
+// not before EXPIRED.
+//
+// With one shard, in redis-cli:
+//
+//	> HMGET clicks:{460} window grace retention shards
+//	1) "1m0s"
+//	2) "0"
+//	3) "3600000"
+//	4) "1"
+//	> HGET clicks:{460}:checkpoints clicks/0
+//	"1714564860000 1714561260000 118 0 1714564890000000000 live log-1"
+//	> ZRANGE clicks:{460}:windows 0 -1
+//	1) "1714564800000"
+//	2) "1714564860000"
+//	> HGET clicks:{460}:1714564800000:0 "\x00"
+//	(nil)
+//	> HGET clicks:{460}:1714564800000:0 alice
+//	"3"
+package redis

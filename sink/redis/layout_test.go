@@ -1,0 +1,306 @@
+package redis
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/rueidis"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tumblestream/tumble"
+)
+
+func TestNew(t *testing.T) {
+	for field, cfg := range map[string]Config{
+		"Client":   {Name: "a"},
+		"Name":     {Client: anyClient{}},
+		"{ and }":  {Client: anyClient{}, Name: "a{b"},
+		"Shards":   {Client: anyClient{}, Name: "a", Shards: 257},
+		"Timeout":  {Client: anyClient{}, Name: "a", Timeout: -1},
+		"CacheTTL": {Client: anyClient{}, Name: "a", CacheTTL: -1},
+	} {
+		_, err := New(cfg)
+		require.ErrorContains(t, err, field)
+	}
+}
+
+// TestSlot compares with what CLUSTER KEYSLOT answers.
+func TestSlot(t *testing.T) {
+	require.EqualValues(t, 12739, slot("123456789"))
+	require.EqualValues(t, 12182, slot("foo"))
+	require.EqualValues(t, 0, slot(""))
+}
+
+// TestTags wants shards spread evenly over the slots, however many there are.
+func TestTags(t *testing.T) {
+	require.Equal(t, []string{"460", "16", "461", "17"}, tags[:4])
+	seen := make(map[string]bool)
+	for _, tag := range tags {
+		seen[tag] = true
+	}
+	require.Len(t, seen, maxShards)
+	for _, shards := range []int{1, 3, 16, 17, 100, 256} {
+		for _, masters := range []int{1, 2, 3, 5, 8} {
+			per := make([]int, masters)
+			for _, tag := range tags[:shards] {
+				per[int(slot(tag))*masters/slots]++
+			}
+			require.LessOrEqual(t, slices.Max(per)-slices.Min(per), 3, "%d shards on %d masters: %v", shards, masters, per)
+		}
+	}
+	per := make([]int, 3)
+	for _, tag := range tags[:defaultShards] {
+		per[int(slot(tag))*3/slots]++
+	}
+	slices.Sort(per)
+	require.Equal(t, []int{5, 5, 6}, per)
+}
+
+// TestBucketOf wants that a bucket added takes hashes from one other only, the
+// next in turn, and that a bucket says of itself where its hashes went.
+func TestBucketOf(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(1, 1))
+	for range 2000 {
+		hash := rnd.Uint32()
+		require.Zero(t, bucketOf(hash, 1))
+		for n := uint32(1); n < 200; n++ {
+			i, j := bucketOf(hash, n), bucketOf(hash, n+1)
+			require.Less(t, i, n)
+			if i == j {
+				continue
+			}
+			require.Equal(t, n, j)
+			p := uint32(1)
+			for 2*p <= n {
+				p *= 2
+			}
+			require.Equal(t, n-p, i)
+		}
+	}
+	require.EqualValues(t, 1<<32-1-1<<31, bucketOf(1<<32-1, 1<<31))
+}
+
+func TestFieldOf(t *testing.T) {
+	for _, key := range []string{"", "a", "\x00", "\x00\x00a", "a\x00", "{}\r\n", "\xff"} {
+		field := fieldOf(key)
+		require.NotEqual(t, marker, field)
+		require.Equal(t, key, keyOf(field))
+	}
+	// What another program has to compute, too.
+	require.EqualValues(t, 0x522b276a, hashOf("alice"))
+}
+
+// TestMarks compares marks with tumble's own rule for finality.
+func TestMarks(t *testing.T) {
+	berlin, err := time.LoadLocation("Europe/Berlin")
+	require.NoError(t, err)
+	rnd := rand.New(rand.NewPCG(1, 1))
+	for _, w := range []tumble.Window{
+		{Size: time.Minute}, {Size: 7 * 24 * time.Hour, Offset: 4 * 24 * time.Hour}, {Size: 1500 * time.Millisecond, Offset: 700 * time.Millisecond},
+		{Calendar: tumble.Day, Zone: berlin}, {Calendar: tumble.Month},
+	} {
+		for range 300 {
+			def := tumble.Definition{Window: w, Grace: time.Duration(rnd.IntN(100_000)) * time.Millisecond}
+			if rnd.IntN(2) == 0 {
+				def.Retention = time.Duration(1+rnd.IntN(1_000_000)) * time.Millisecond
+			}
+			mark := time.Unix(rnd.Int64N(4e9)-2e9, rnd.Int64N(1e9)).UTC()
+			if rnd.IntN(4) == 0 { // on the edge
+				_, end := w.Bounds(mark)
+				mark = end.Add(def.Grace)
+			} else if rnd.IntN(4) == 0 {
+				_, end := w.Bounds(mark)
+				mark = end.Add(def.Grace + def.Retention - 1)
+			}
+			c := tumble.Checkpoint{Watermark: mark, Ended: rnd.IntN(4) == 0}
+			frontier := def.Frontier(map[string]tumble.Checkpoint{"p": c})
+			seen, err := parseClosed(marks(def, c) + " 1 id")
+			require.NoError(t, err)
+			for _, age := range []time.Duration{0, def.Grace, def.Grace + def.Retention} {
+				at, end := w.Bounds(frontier.Add(-age))
+				for range 4 {
+					final, expired := def.Finality(frontier, end)
+					require.Equal(t, final || expired, at.UnixMilli() < seen.final, "%v, frontier %v, window %v", def, frontier, at)
+					require.Equal(t, expired, at.UnixMilli() < seen.expired, "%v, frontier %v, window %v", def, frontier, at)
+					at, end = w.Bounds(at.Add(-1))
+				}
+			}
+		}
+	}
+	require.Equal(t, "- -", marks(minutesForever, tumble.Checkpoint{}))
+	require.Equal(t, "- -", marks(minutesForever, tumble.Checkpoint{Ended: true}))
+	// The oldest watermark with the longest grace is not out of range.
+	old := tumble.Definition{Window: tumble.Window{Size: time.Minute}, Grace: 25 * 365 * 24 * time.Hour, Retention: 25 * 365 * 24 * time.Hour}
+	seen, err := parseClosed(marks(old, tumble.Checkpoint{Watermark: minEvent}) + " 1 id")
+	require.NoError(t, err)
+	require.LessOrEqual(t, seen.final, minEvent.UnixMilli())
+}
+
+var minutesForever = tumble.Definition{Window: tumble.Window{Size: time.Minute}}
+
+func TestLayout(t *testing.T) {
+	berlin, err := time.LoadLocation("Europe/Berlin")
+	require.NoError(t, err)
+	def := tumble.Definition{Window: tumble.Window{Calendar: tumble.Week, Zone: berlin}, Grace: time.Second, Retention: time.Hour, DropLate: true}
+	stored := map[string]string{"id": "1"}
+	for pair := range slices.Chunk(fields(def, 5, 2), 2) {
+		stored[pair[0]] = pair[1]
+	}
+	l, err := parseLayout("n", stored)
+	require.NoError(t, err)
+	require.True(t, def.Same(l.def))
+	require.Equal(t, 5, l.shards)
+	require.Equal(t, []string{"n:{460}", "n:{16}", "n:{461}", "n:{17}", "n:{201}"}, l.bases)
+	for name := range stored {
+		if name == "shard" {
+			continue
+		}
+		good := stored[name]
+		stored[name] = "nonsense "
+		_, err := parseLayout("n", stored)
+		require.ErrorContains(t, err, name)
+		stored[name] = good
+	}
+}
+
+// FuzzRecord wants that what is read is written back the same, and no panic.
+func FuzzRecord(f *testing.F) {
+	f.Add("0 - 118 7 1714564890000000000 live log 1")
+	f.Add("- - -1 0 - ended ")
+	f.Add("1 2 3 4 0 live \x00 \n")
+	f.Add("")
+	f.Fuzz(func(t *testing.T, s string) {
+		c, err := parseRecord(s)
+		if err != nil {
+			return
+		}
+		text, err := record(minutesForever, c)
+		require.NoError(t, err)
+		again, err := parseRecord(text)
+		require.NoError(t, err)
+		require.True(t, c.Same(again), "%q: %v, then %v", s, c, again)
+	})
+}
+
+// FuzzClosed wants that only what the script writes is understood.
+func FuzzClosed(f *testing.F) {
+	f.Add("1714564860000 - 16 00ff")
+	f.Add("- -5 1 x")
+	f.Add("-")
+	f.Fuzz(func(t *testing.T, s string) {
+		c, err := parseClosed(s)
+		if err != nil || s == "" {
+			return
+		}
+		require.NotEmpty(t, c.id)
+		mark := func(ms int64) string {
+			if ms == noMark {
+				return "-"
+			}
+			return strconv.FormatInt(ms, 10)
+		}
+		again, err := parseClosed(fmt.Sprintf("%s %s %d %s", mark(c.final), mark(c.expired), c.shards, c.id))
+		require.NoError(t, err)
+		require.Equal(t, c, again)
+	})
+}
+
+func TestCursor(t *testing.T) {
+	s := &Sink{cfg: Config{Name: "n"}}
+	l := &layout{shards: 16, def: minutesForever}
+	cursor := s.cursor(l, 60000, 3, 700)
+	shard, bucket, err := s.parseCursor(l, 60000, cursor)
+	require.NoError(t, err)
+	require.Equal(t, 3, shard)
+	require.EqualValues(t, 700, bucket)
+	sum := cursor[strings.LastIndex(cursor, ".")+1:]
+	for _, bad := range []string{"x", "3.700", "3.700.", "3.701." + sum, "+3.700." + sum, "3.700." + sum + "0", cursor + " ", "-1.0." + sum, "3.99999999999." + sum} {
+		_, _, err := s.parseCursor(l, 60000, bad)
+		require.ErrorIs(t, err, tumble.ErrCursor, bad)
+	}
+	_, _, err = s.parseCursor(l, 120000, cursor)
+	require.ErrorIs(t, err, tumble.ErrCursor, "another window's")
+	_, _, err = (&Sink{cfg: Config{Name: "m"}}).parseCursor(l, 60000, cursor)
+	require.ErrorIs(t, err, tumble.ErrCursor, "another name's")
+}
+
+// TestHighest compares with sorting all.
+func TestHighest(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(1, 1))
+	for size := range 12 {
+		h := highest{max: size, at: make(map[string]int)}
+		all := make(map[string]int64)
+		for range 300 {
+			key := strconv.Itoa(rnd.IntN(60))
+			all[key] += int64(rnd.IntN(5))
+			h.add(key, all[key]) // again, and then more
+		}
+		var want []tumble.Count
+		for key, n := range all {
+			want = append(want, tumble.Count{Key: key, N: n, Window: minEvent})
+		}
+		slices.SortFunc(want, func(a, b tumble.Count) int {
+			if lower(b, a) {
+				return -1
+			}
+			return 1
+		})
+		require.Len(t, h.at, size)
+		require.Equal(t, fmt.Sprint(want[:size]), fmt.Sprint(h.take(minEvent)))
+	}
+}
+
+// TestEncode wants every delta once, in the group of its window and bucket, and
+// no memory shared with the batch.
+func TestEncode(t *testing.T) {
+	s := newShard(&Sink{}, minutesForever, 1, 0)
+	noon := time.Date(2024, 5, 1, 12, 0, 0, 0, time.UTC)
+	s.buckets[noon.UnixMilli()] = 5
+	want := make(map[string]int64)
+	var deltas []tumble.Delta
+	for i := range 3500 {
+		d := tumble.Delta{Window: noon.Add(time.Duration(i%3) * time.Hour), Key: "\x00" + strconv.Itoa(i), N: int64(i + 1)}
+		deltas = append(deltas, d)
+		want[fmt.Sprint(d.Window.UnixMilli(), " ", d.Key)] = d.N
+	}
+	args, err := s.encode([]string{"x"}, deltas)
+	require.NoError(t, err)
+	require.Equal(t, "x", args[0])
+	args = args[1:]
+	got := make(map[string]int64)
+	number := func(s string) int {
+		n, err := strconv.Atoi(s)
+		require.NoError(t, err)
+		return n
+	}
+	for len(args) > 0 {
+		window, buckets, bucket, n := args[0], number(args[1]), number(args[2]), number(args[3])
+		require.LessOrEqual(t, n, groupSize)
+		if window == strconv.FormatInt(noon.UnixMilli(), 10) {
+			require.Equal(t, 5, buckets)
+		}
+		for i := range n {
+			field := args[4+i]
+			require.EqualValues(t, bucket, bucketOf(hashOf(field), uint32(buckets)))
+			got[window+" "+keyOf(field)] = int64(number(args[4+n+i]))
+		}
+		args = args[4+2*n:]
+	}
+	require.Equal(t, want, got)
+
+	for _, bad := range []tumble.Delta{
+		{Window: noon, Key: "a"}, {Window: noon, Key: "a", N: -1}, {Window: noon, Key: "a", N: maxCount + 1},
+		{Window: noon.Add(1), Key: "a", N: 1}, {Key: "a", N: 1},
+	} {
+		_, err := s.encode(nil, []tumble.Delta{bad})
+		require.Error(t, err, "%v", bad)
+	}
+}
+
+// anyClient stands for a client that is not used.
+type anyClient struct{ rueidis.Client }
