@@ -1,6 +1,7 @@
 package tumble_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -38,11 +39,11 @@ type topic struct {
 
 type logPart struct {
 	log    string
-	events []tumble.Event // at index Offset
+	events []tumble.Event // by Offset; those of one record share it
+	end    int64          // next Offset
 	first  int64          // retention deleted what is before
 	ended  bool
 	grown  chan struct{} // closed when something is appended
-	past   int           // last offset handed out, for tests that count reads
 }
 
 func newTopic(ids ...string) *topic {
@@ -53,16 +54,22 @@ func newTopic(ids ...string) *topic {
 	return t
 }
 
-// add appends events to a partition; their offsets are set.
+// add appends events to a partition, a record each.
 func (t *topic) add(id string, events ...tumble.Event) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	p := t.parts[id]
+	t.change(id, func(p *logPart) {
+		for _, e := range events {
+			p.append(e)
+		}
+	})
+}
+
+// append appends one record.
+func (p *logPart) append(events ...tumble.Event) {
 	for _, e := range events {
-		e.Offset = int64(len(p.events))
+		e.Offset = p.end
 		p.events = append(p.events, e)
 	}
-	t.changed(p)
+	p.end++
 }
 
 func (t *topic) changed(p *logPart) {
@@ -105,7 +112,7 @@ func (s *logSource) Partitions(ctx context.Context, stored map[string]tumble.Che
 	for id, p := range s.topic.parts {
 		at := p.first
 		if s.latest && !known {
-			at = int64(len(p.events))
+			at = p.end
 		}
 		all[id] = tumble.Checkpoint{Log: p.log, Origin: at, Offset: at}
 	}
@@ -194,12 +201,13 @@ func (p *logPartition) Fetch(ctx context.Context, from int64) (tumble.Chunk, err
 		t.mu.Lock()
 		l := t.parts[p.id]
 		grown := l.grown
-		end := int64(len(l.events))
+		end := l.end
 		if from < l.first || from > end {
 			t.mu.Unlock()
 			return tumble.Chunk{}, fmt.Errorf("%d is not in [%d, %d]: %w", from, l.first, end, tumble.ErrOffsetOutOfRange)
 		}
-		n := int(end - from)
+		at, _ := slices.BinarySearchFunc(l.events, from, func(e tumble.Event, o int64) int { return cmp.Compare(e.Offset, o) })
+		n := len(l.events) - at
 		if t.rng != nil && n > 0 {
 			if t.rng.IntN(20) == 0 {
 				t.mu.Unlock()
@@ -208,15 +216,18 @@ func (p *logPartition) Fetch(ctx context.Context, from int64) (tumble.Chunk, err
 			n = min(n, 1+t.rng.IntN(100))
 		}
 		if n > 0 {
+			for at+n < len(l.events) && l.events[at+n].Offset == l.events[at+n-1].Offset {
+				n++
+			}
 			p.buf, p.keys = p.buf[:0], p.keys[:0]
-			for _, e := range l.events[from : from+int64(n)] {
+			for _, e := range l.events[at : at+n] {
 				key := []byte(e.Key)
 				e.Key = borrowed(key)
 				p.buf = append(p.buf, e)
 				p.keys = append(p.keys, key)
 			}
 			t.mu.Unlock()
-			return tumble.Chunk{Events: p.buf, Next: from + int64(n), End: end, AsOf: asOf}, nil
+			return tumble.Chunk{Events: p.buf, Next: p.buf[n-1].Offset + 1, End: end, AsOf: asOf}, nil
 		}
 		ended := l.ended
 		t.mu.Unlock()
@@ -569,7 +580,14 @@ func model(t *testing.T, seed uint64) {
 		switch action := rng.IntN(10); {
 		case action < 4:
 			for _, id := range []string{"a", "b", "c"} {
-				log.add(id, several(rng, rng.IntN(300), from)...)
+				events := several(rng, rng.IntN(300), from)
+				log.change(id, func(p *logPart) {
+					for len(events) > 0 { // records of one event, of some, of many
+						n := min(len(events), []int{1, 1, 1, 5, 100}[rng.IntN(5)])
+						p.append(events[:n]...)
+						events = events[n:]
+					}
+				})
 			}
 			from += 20
 		case action == 4 && len(running) < 3: // a first process, or a rival

@@ -35,11 +35,7 @@ func TestAnswerThatIsLostIsAskedForAgain(t *testing.T) {
 					c := *b
 					c.Deltas = slices.Clone(b.Deltas)
 					if sent = append(sent, c); len(sent) == 1 {
-						log.mu.Lock() // more events while the answer is awaited
-						l := log.parts["a"]
-						l.events = append(l.events, tumble.Event{Key: "x", Time: t0, Offset: 2})
-						log.changed(l)
-						log.mu.Unlock()
+						log.add("a", at(0, "x")) // while the answer is awaited
 						return kind
 					}
 					return fine
@@ -111,6 +107,33 @@ func TestNoRereadWhileNothingIsLost(t *testing.T) {
 		require.Zero(t, s.Replayed)
 		require.Zero(t, s.Conflicts)
 		require.EqualValues(t, 600, s.Counted)
+	})
+}
+
+// A batch must not end within a record: what came after it would be taken for
+// counted.
+func TestBatchesAreSealedBetweenRecords(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, sink := newTopic("a"), newStore(1)
+		for r := range 5 {
+			var events []tumble.Event
+			for i := range 1700 * (r + 1) {
+				events = append(events, at(0, fmt.Sprint(r, "-", i)))
+			}
+			log.change("a", func(p *logPart) { p.append(events...) })
+		}
+		counted := int64(0)
+		sink.setFault(func(_ int, b *tumble.Batch) fault {
+			if b != nil {
+				counted += int64(len(b.Deltas))
+				n := b.To.Offset
+				require.Equal(t, 1700*n*(n+1)/2, counted, "up to offset %d", n)
+			}
+			return fine
+		})
+		p := start(t, tumble.Config{Source: &logSource{topic: log, untilEnd: true}, Sink: sink})
+		require.NoError(t, <-p.done)
+		require.Len(t, sink.counts(), 1700*15)
 	})
 }
 
@@ -370,7 +393,7 @@ func TestRetentionGap(t *testing.T) {
 		// Reading stands at 100 with increments that were never flushed.
 		log.change("a", func(l *logPart) {
 			for range 50 {
-				l.events = append(l.events, tumble.Event{Key: "gone", Time: t0, Offset: int64(len(l.events))})
+				l.append(at(0, "gone"))
 			}
 			l.first = 150
 		})
@@ -405,7 +428,7 @@ func TestAnotherLogIsARebase(t *testing.T) {
 		p := start(t, tumble.Config{Source: &logSource{topic: log, skipGap: true}, Sink: sink})
 		time.Sleep(time.Second)
 		require.NoError(t, p.stop())
-		log.change("a", func(l *logPart) { l.log, l.events = "log-2", nil })
+		log.change("a", func(l *logPart) { l.log, l.events, l.end = "log-2", nil, 0 })
 		log.add("a", at(90, "x"), at(5, "late"))
 		p = start(t, tumble.Config{Source: &logSource{topic: log, skipGap: true}, Sink: sink})
 		time.Sleep(10 * time.Second)
@@ -440,7 +463,7 @@ func TestEnded(t *testing.T) {
 			require.True(t, sink.frontier(i).Equal(end))
 		}
 		// The next run goes on at the frontier: final stays final.
-		log.change("a", func(l *logPart) { l.log, l.events, l.ended = "log-2", nil, false })
+		log.change("a", func(l *logPart) { l.log, l.events, l.end, l.ended = "log-2", nil, 0, false })
 		log.add("a", at(20, "late"), at(70, "x"))
 		p = start(t, cfg)
 		time.Sleep(time.Second)
@@ -568,6 +591,9 @@ func TestRivalsShareExactly(t *testing.T) {
 		require.NoError(t, <-b.done)
 		require.Equal(t, count(tumble.Window{Size: time.Minute}, log.parts["a"].events), sink.counts())
 		require.EqualValues(t, 50_000, a.Stats().Counted+b.Stats().Counted)
+		// One gives way: without that every batch of either is contested.
+		s, u := a.Stats(), b.Stats()
+		require.Less(t, s.Conflicts+u.Conflicts, (s.Flushes+u.Flushes)/5, "%+v %+v", s, u)
 	})
 }
 
@@ -600,10 +626,9 @@ func TestFatalErrors(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			log, sink := newTopic("a"), newStore(1)
 			log.add("a", at(0, "x"), at(1, "x"))
-			log.parts["a"].events[1].Offset = 0
-			log.parts["a"].events[0].Offset = 1
+			log.parts["a"].events[0].Offset = 5
 			p := start(t, tumble.Config{Source: &logSource{topic: log}, Sink: sink})
-			require.ErrorContains(t, <-p.done, "offset 0 in a chunk from 1")
+			require.ErrorContains(t, <-p.done, "the source returned offset 5 in a chunk from 0 to 2")
 		})
 	})
 	t.Run("two runs at once", func(t *testing.T) {
