@@ -143,3 +143,5 @@ func BenchmarkCPU(b *testing.B) {
 		b.Run(name, func(b *testing.B) { compareCPU(b, c, franzCodecs[name], 1_000_000) })
 	}
 }
+
+func TestRulesOnRealBroker(t *testing.T) { runRules(t, realCluster(t)) }
