@@ -6,13 +6,16 @@ import (
 	"cmp"
 	"context"
 	"maps"
+	"net"
 	"os"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	kafkago "github.com/segmentio/kafka-go"
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
@@ -27,6 +30,10 @@ func TestGroupOnRealBroker(t *testing.T) {
 	t.Run("MixedNewProtocol", func(t *testing.T) {
 		t.Parallel()
 		groupMixedNewProtocol(t, c)
+	})
+	t.Run("LeavesNothingBehind", func(t *testing.T) {
+		t.Parallel()
+		groupLeavesNothingBehind(t, c)
 	})
 }
 
@@ -70,4 +77,46 @@ func groupMixedNewProtocol(t *testing.T, c groupCluster) {
 	eventually(t, 20*time.Second, "left", func() bool { return len(share()) == n/2 && covers(n, two.now(), share()) })
 	them.Close()
 	eventually(t, 20*time.Second, "back among ourselves", func() bool { return covers(n, two.now()) })
+}
+
+// countedConn tells how many connections are open.
+type countedConn struct {
+	net.Conn
+	open *atomic.Int32
+	once sync.Once
+}
+
+func (c *countedConn) Close() error {
+	c.once.Do(func() { c.open.Add(-1) })
+	return c.Conn.Close()
+}
+
+// A join that is given up does not linger until the others have joined: the
+// coordinator answers it when the member leaves, and its connection is free.
+func groupLeavesNothingBehind(t *testing.T, c groupCluster) {
+	topic, id := c.create(t, 2), c.name(t)
+	const drain = 8 * time.Second
+	slow := startMember(t, c.config(t, topic, id), drain)
+	eventually(t, 10*time.Second, "alone", func() bool { return covers(2, slow.now()) })
+
+	var open atomic.Int32
+	cfg := c.config(t, topic, id)
+	tr := cfg.transport.(*kafkago.Transport)
+	tr.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := new(net.Dialer).DialContext(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		open.Add(1)
+		return &countedConn{Conn: conn, open: &open}, nil
+	}
+	waiting := startMember(t, cfg, 0)
+	eventually(t, 10*time.Second, "it joins", func() bool { return !slow.generations()[0].ended.IsZero() })
+	_, err := waiting.stop()
+	require.NoError(t, err)
+	require.Empty(t, waiting.generations())
+	require.NotZero(t, open.Load())
+	tr.CloseIdleConnections()
+	eventually(t, drain/2, "every connection is closed", func() bool { return open.Load() == 0 })
+	require.Zero(t, slow.generations()[0].to, "while the other member still drains")
 }
