@@ -81,16 +81,27 @@ func atLeastMilli(d time.Duration) error {
 	return nil
 }
 
+// run counts, and prints the books whatever ends it, unless it never began.
 func (c *consumer) run(ctx context.Context) error {
+	books, err := c.count(ctx)
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		err = nil // asked to stop before it had begun
+	}
+	if err != nil && books.Read == 0 {
+		return err
+	}
+	return errors.Join(err, program.WriteBooks(os.Stdout, books))
+}
+
+func (c *consumer) count(ctx context.Context) (books tumble.Stats, err error) {
 	screen := newScreen(os.Stderr)
 	log := slog.New(slog.NewTextHandler(screen, &slog.HandlerOptions{ReplaceAttr: shortTime}))
 	slog.SetDefault(log)
 
 	var metrics net.Listener
 	if *c.metrics != "" {
-		var err error
 		if metrics, err = program.Listen(*c.metrics); err != nil {
-			return err
+			return books, err
 		}
 		defer metrics.Close()
 		fmt.Fprintf(screen, "consumer: metrics on %s/metrics\n", program.URL(metrics, *c.metrics))
@@ -113,21 +124,21 @@ func (c *consumer) run(ctx context.Context) error {
 		SessionTimeout: 10 * time.Second,
 	})
 	if err != nil {
-		return program.FlagError("topic", err) // the rest cannot be wrong
+		return books, program.FlagError("topic", err) // the rest cannot be wrong
 	}
 	if n, err := topic.Partitions(ctx); err != nil {
-		return err
+		return books, err
 	} else if n == 0 {
-		return topic.Missing()
+		return books, topic.Missing()
 	}
 	client, err := redisdial.Connect(ctx, *c.redis)
 	if err != nil {
-		return err
+		return books, err
 	}
 	defer client.Close()
 	counts, err := redis.New(redis.Config{Client: client, Name: *c.name})
 	if err != nil {
-		return program.FlagError("name", err)
+		return books, program.FlagError("name", err)
 	}
 	pipeline, err := tumble.New(tumble.Config{
 		Source:        source,
@@ -141,7 +152,7 @@ func (c *consumer) run(ctx context.Context) error {
 		Logger:        log,
 	})
 	if err != nil {
-		return err
+		return books, err
 	}
 
 	var beside sync.WaitGroup
@@ -161,11 +172,7 @@ func (c *consumer) run(ctx context.Context) error {
 	stop()
 	beside.Wait()
 
-	books := pipeline.Stats()
-	if err != nil && books.Read == 0 {
-		return err // it never began
-	}
-	return errors.Join(err, program.WriteBooks(os.Stdout, books))
+	return pipeline.Stats(), err
 }
 
 // shortTime leaves of a log line's time what a reader needs.

@@ -61,27 +61,32 @@ func TestRejectsAreFewLinesAndASum(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out bytes.Buffer
 		r := &rejects{out: &out}
+		said := func() string { // since it was asked last
+			synctest.Wait()
+			r.mu.Lock() // guards what is written
+			defer r.mu.Unlock()
+			defer out.Reset()
+			return out.String()
+		}
 		ctx, stop := context.WithCancel(t.Context())
 		ended := make(chan bool)
 		go func() { r.run(ctx); close(ended) }()
 		for i := range 100 {
 			r.add(kafka.Rejected{Topic: "clicks", Partition: 3, Offset: int64(i), Cause: errors.New("is\nbad")})
 		}
-		require.Equal(t, rejectLines, strings.Count(out.String(), "\n"))
-		require.Contains(t, out.String(), "consumer: rejected clicks/3@4: is bad\n")
+		lines := strings.Split(said(), "\n")
+		require.Len(t, lines, rejectLines+1)
+		require.Equal(t, "consumer: rejected clicks/3@4: is bad", lines[4])
 		time.Sleep(1100 * time.Millisecond)
-		synctest.Wait()
-		require.Contains(t, out.String(), "consumer: rejected 95 more\n")
-		out.Reset()
+		require.Equal(t, "consumer: rejected 95 more\n", said())
 		time.Sleep(3 * time.Second)
-		synctest.Wait()
-		require.Empty(t, out.String())
+		require.Empty(t, said())
 		for range 7 {
 			r.add(kafka.Rejected{Cause: errors.New("bad")})
 		}
 		stop()
 		<-ended
-		require.Contains(t, out.String(), "consumer: rejected 2 more\n", "also at the end")
+		require.Contains(t, said(), "consumer: rejected 2 more\n", "also at the end")
 	})
 }
 

@@ -25,7 +25,7 @@ const (
 	// a month, and more.
 	maxWindows = 50_000
 	// An answer that takes longer has found a store that hangs.
-	storeTimeout = 5 * time.Second
+	storeTimeout = 3 * time.Second
 )
 
 //go:embed openapi.json

@@ -4,6 +4,7 @@ package redisdial
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"strings"
@@ -63,9 +64,12 @@ func Connect(ctx context.Context, option rueidis.ClientOption) (rueidis.Client, 
 	select {
 	case r = <-done:
 	case <-bounded.Done():
-		if r.err = ctx.Err(); r.err == nil {
-			r.err = fmt.Errorf("no answer within %v", answerTime)
-		}
+		r.err = bounded.Err()
+	}
+	if ctx.Err() != nil {
+		r.err = ctx.Err()
+	} else if errors.Is(r.err, context.DeadlineExceeded) {
+		r.err = fmt.Errorf("no answer within %v", answerTime)
 	}
 	if r.err != nil {
 		return nil, fmt.Errorf("redis %s: %w", strings.Join(option.InitAddress, ","), r.err)

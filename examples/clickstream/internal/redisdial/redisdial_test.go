@@ -17,10 +17,11 @@ func TestConnectNamesTheAddress(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, closed.Close())
 
-	for _, addr := range []string{silent.Addr().String(), closed.Addr().String()} {
+	for addr, says := range map[string]string{silent.Addr().String(): "no answer", closed.Addr().String(): "refused"} {
 		began := time.Now()
 		_, err := Connect(t.Context(), rueidis.ClientOption{InitAddress: []string{addr}})
 		require.ErrorContains(t, err, "redis "+addr+": ")
+		require.ErrorContains(t, err, says)
 		require.Less(t, time.Since(began), 5*time.Second)
 	}
 }
