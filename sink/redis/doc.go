@@ -20,9 +20,11 @@
 // maxmemory-policy begins with "allkeys". Nothing else may write to the keys.
 //
 // A count is exact up to 2^53 - 1; a batch that goes beyond is refused whole.
-// Redis needs to be version 6 or later, and the user of the client to be allowed
-// EVAL, EVALSHA, INFO, and HGETALL, HGET, HMGET, HSET, HLEN, HDEL, GET, SET, DEL,
-// UNLINK, ZADD, ZSCORE, ZREM and ZRANGEBYSCORE on the keys.
+// Redis needs to be version 6 or later. Besides what the client itself uses, such
+// as HELLO, CLIENT and, in a cluster, CLUSTER, its user must be allowed EVAL,
+// EVALSHA, INFO, MULTI, EXEC, and on the keys HGETALL, HGET, HMGET, HSET, HLEN,
+// HDEL, GET, SET, DEL, UNLINK, ZADD, ZSCORE, ZREM, ZRANGEBYSCORE and PTTL. One
+// that only reads needs no more than MULTI, EXEC and those that read.
 //
 // Reads go to the master, also through a client that sends other reads to
 // replicas, so that a window that is seen to be final has all its counts.

@@ -127,6 +127,7 @@ func advance(t testing.TB, sh tumble.Shard, partition string, from tumble.Checkp
 func TestRules(t *testing.T) {
 	for kind, addrs := range map[string][]string{"single": single, "cluster": cluster} {
 		t.Run(kind, func(t *testing.T) {
+			t.Parallel() // the rules wait much
 			client := connect(t, addrs)
 			reader := connect(t, addrs)
 			prefix := unique(t, client)

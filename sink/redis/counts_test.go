@@ -1,0 +1,436 @@
+//go:build servers
+
+package redis_test
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/rueidis"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tumblestream/tumble"
+	"github.com/tumblestream/tumble/sink/redis"
+)
+
+// onBoth runs a test on a single server and on a cluster.
+func onBoth(t *testing.T, test func(t *testing.T, client, reading rueidis.Client, name string)) {
+	for kind, addrs := range map[string][]string{"single": single, "cluster": cluster} {
+		t.Run(kind, func(t *testing.T) {
+			client := connect(t, addrs)
+			test(t, client, connect(t, addrs), unique(t, client))
+		})
+	}
+}
+
+// TestModel applies random batches through two sinks that do not know of each
+// other, as two processes have them, to windows that grow from nothing to many
+// buckets, and compares all reads with maps.
+func TestModel(t *testing.T) {
+	onBoth(t, func(t *testing.T, client, reading rueidis.Client, name string) {
+		for seed := range uint64(2) {
+			t.Run(fmt.Sprint(seed), func(t *testing.T) {
+				rnd := rand.New(rand.NewPCG(seed, 0))
+				name := name + ":" + fmt.Sprint(seed)
+				const shards = 3
+				writers := [][]tumble.Shard{
+					open(t, newSink(t, redis.Config{Client: client, Name: name, Shards: shards}), minutes),
+					open(t, newSink(t, redis.Config{Client: client, Name: name}), minutes),
+				}
+				from := [][]tumble.Checkpoint{registerAll(t, writers[0], "p/0"), registerAll(t, writers[1], "p/1")}
+				reader := newSink(t, redis.Config{Client: reading, Name: name})
+				want := make([]map[string]int64, 4)
+				for i := range want {
+					want[i] = make(map[string]int64)
+				}
+				keys := func() string {
+					switch k := rnd.IntN(1 << rnd.IntN(13)); k {
+					case 0:
+						return ""
+					case 1:
+						return "\x00"
+					case 2:
+						return strings.Repeat("long", 100)
+					default:
+						return "\x00\n{" + strconv.Itoa(k)
+					}
+				}
+				for range 60 {
+					p, sh := rnd.IntN(2), rnd.IntN(shards)
+					deltas := make(map[string]tumble.Delta)
+					for range rnd.IntN(1 << rnd.IntN(12)) {
+						key, w := keys(), rnd.IntN(len(want))
+						if int(tumble.Hash(key)%shards) == sh {
+							deltas[strconv.Itoa(w)+key] = tumble.Delta{Window: noon.Add(time.Duration(w) * time.Minute), Key: key, N: 1 + rnd.Int64N(300)}
+						}
+					}
+					for _, d := range deltas {
+						want[d.Window.Sub(noon)/time.Minute][d.Key] += d.N
+					}
+					partition := "p/" + strconv.Itoa(p)
+					from[p][sh] = advance(t, writers[p][sh], partition, from[p][sh], time.Time{}, slices.Collect(maps.Values(deltas))...)
+					// Fill the cache with what will be out of date.
+					_, err := reader.Count(t.Context(), keys(), noon)
+					require.NoError(t, err)
+				}
+				for w, want := range want {
+					at := noon.Add(time.Duration(w) * time.Minute)
+					requireWindow(t, reader, at, want)
+					for key, n := range want {
+						require.Eventually(t, func() bool {
+							c, err := reader.Count(t.Context(), key, at)
+							require.NoError(t, err)
+							return c == tumble.Count{Key: key, Window: at, N: n}
+						}, 2*time.Second, time.Millisecond, "%q is to be %d", key, n)
+					}
+				}
+				for key := range want[0] {
+					var series []tumble.Count
+					for w := range want {
+						if n := want[w][key]; n > 0 {
+							series = append(series, tumble.Count{Key: key, Window: noon.Add(time.Duration(w) * time.Minute), N: n})
+						}
+					}
+					for _, far := range []time.Duration{4 * time.Minute, 10000 * time.Hour} {
+						got, err := reader.Range(t.Context(), key, noon, noon.Add(far))
+						require.NoError(t, err)
+						require.Equal(t, series, got)
+					}
+				}
+			})
+		}
+	})
+}
+
+// requireWindow compares Top and Scan with all counts of a window.
+func requireWindow(t *testing.T, r tumble.Reader, at time.Time, want map[string]int64) {
+	t.Helper()
+	page, err := r.Top(t.Context(), at, 1<<20)
+	require.NoError(t, err)
+	got := make(map[string]int64)
+	for i, c := range page.Counts {
+		got[c.Key] = c.N
+		if i > 0 {
+			before := page.Counts[i-1]
+			require.True(t, before.N > c.N || before.N == c.N && before.Key < c.Key)
+		}
+	}
+	require.Equal(t, want, got)
+	require.Len(t, page.Counts, len(want))
+	top, err := r.Top(t.Context(), at, 10)
+	require.NoError(t, err)
+	require.Equal(t, page.Counts[:min(10, len(page.Counts))], top.Counts)
+	for _, limit := range []int{1, 200, 1 << 20} {
+		got := make(map[string]int64)
+		n := 0
+		for cursor := ""; ; {
+			page, err := r.Scan(t.Context(), at, cursor, limit)
+			require.NoError(t, err)
+			for _, c := range page.Counts {
+				got[c.Key] = c.N
+				n++
+			}
+			if cursor = page.Cursor; cursor == "" {
+				break
+			}
+		}
+		require.Equal(t, want, got)
+		require.Equal(t, len(want), n, "a key came twice")
+	}
+}
+
+// TestLarge has a batch of 5,000 increments for one window that has few keys
+// already, and keys of 1 MB.
+func TestLarge(t *testing.T) {
+	onBoth(t, func(t *testing.T, client, reading rueidis.Client, name string) {
+		sh := open(t, newSink(t, redis.Config{Client: client, Name: name, Shards: 1}), minutes)[0]
+		from := advance(t, sh, "p/0", register(t, sh, "p/0"), time.Time{}, tumble.Delta{Window: noon, Key: "0", N: 1})
+		want := map[string]int64{"0": 1}
+		var deltas []tumble.Delta
+		for i := range 5000 {
+			key := strconv.Itoa(i)
+			if i < 3 {
+				key = strings.Repeat(string(rune('a'+i)), 1<<20)
+			}
+			deltas = append(deltas, tumble.Delta{Window: noon, Key: key, N: int64(i + 1)})
+			want[key] += int64(i + 1)
+		}
+		advance(t, sh, "p/0", from, time.Time{}, deltas...)
+		reader := newSink(t, redis.Config{Client: reading, Name: name})
+		requireWindow(t, reader, noon, want)
+		for _, key := range []string{deltas[0].Key, deltas[4].Key} {
+			c, err := reader.Count(t.Context(), key, noon)
+			require.NoError(t, err)
+			require.Equal(t, want[key], c.N)
+		}
+		n, err := client.Do(t.Context(), client.B().Hget().Key(name+":{460}:"+strconv.FormatInt(noon.UnixMilli(), 10)+":0").Field("\x00").Build()).AsInt64()
+		require.NoError(t, err)
+		require.InDelta(t, 5000/48, n, 2, "buckets")
+	})
+}
+
+// TestOverflow wants a batch refused whole that brings a count beyond what Lua
+// computes exactly.
+func TestOverflow(t *testing.T) {
+	client := connect(t, single)
+	name := unique(t, client)
+	s := newSink(t, redis.Config{Client: client, Name: name, Shards: 1})
+	sh := open(t, s, minutes)[0]
+	const most = 1<<53 - 1
+	from := advance(t, sh, "p/0", register(t, sh, "p/0"), time.Time{}, tumble.Delta{Window: noon, Key: "k", N: most - 2})
+	from = advance(t, sh, "p/0", from, time.Time{}, tumble.Delta{Window: noon, Key: "k", N: 2})
+	for _, n := range []int64{1, 2, most} {
+		err := sh.Apply(t.Context(), tumble.Batch{
+			Partition: "p/0", From: from, To: tumble.Checkpoint{Log: from.Log, Offset: 9},
+			Deltas: []tumble.Delta{{Window: noon, Key: "a", N: 1}, {Window: noon, Key: "k", N: n}, {Window: noon.Add(time.Minute), Key: "k", N: 1}},
+		})
+		require.ErrorContains(t, err, `the count of "k"`)
+		require.ErrorContains(t, err, "9007199254740991")
+		require.NotErrorIs(t, err, tumble.ErrConflict)
+	}
+	all, err := sh.Load(t.Context(), nil)
+	require.NoError(t, err)
+	require.True(t, from.Same(all["p/0"]))
+	requireWindow(t, s, noon, map[string]int64{"k": most})
+	requireWindow(t, s, noon.Add(time.Minute), map[string]int64{})
+}
+
+// TestDefinitions opens one name with what differs from what is stored.
+func TestDefinitions(t *testing.T) {
+	onBoth(t, func(t *testing.T, client, _ rueidis.Client, name string) {
+		def := tumble.Definition{Window: tumble.Window{Size: time.Minute}, Grace: time.Second, Retention: time.Hour}
+		stored := newSink(t, redis.Config{Client: client, Name: name, Shards: 5})
+		require.Len(t, open(t, stored, def), 5)
+		other := func(change func(*tumble.Definition)) tumble.Definition {
+			d := def
+			change(&d)
+			return d
+		}
+		for wanted, d := range map[string]tumble.Definition{
+			"window 2m0s":    other(func(d *tumble.Definition) { d.Window.Size *= 2 }),
+			"window 1m0s+1s": other(func(d *tumble.Definition) { d.Window.Offset = time.Second }),
+			"grace 2s":       other(func(d *tumble.Definition) { d.Grace *= 2 }),
+			"retention 0s":   other(func(d *tumble.Definition) { d.Retention = 0 }),
+			"drop late true": other(func(d *tumble.Definition) { d.DropLate = true }),
+		} {
+			_, err := stored.Open(t.Context(), d)
+			require.ErrorIs(t, err, tumble.ErrDefinition)
+			require.ErrorContains(t, err, wanted)
+			require.ErrorContains(t, err, def.String())
+		}
+		_, err := newSink(t, redis.Config{Client: client, Name: name, Shards: 6}).Open(t.Context(), def)
+		require.ErrorIs(t, err, tumble.ErrDefinition)
+		require.ErrorContains(t, err, "stored are 5 shards, wanted 6")
+		require.Len(t, open(t, newSink(t, redis.Config{Client: client, Name: name}), def), 5)
+
+		// With the first shard lost, the others still know.
+		require.NoError(t, client.Do(t.Context(), client.B().Del().Key(name+":{460}").Build()).Error())
+		have, err := newSink(t, redis.Config{Client: client, Name: name}).Definition(t.Context())
+		require.NoError(t, err)
+		require.True(t, def.Same(have))
+		require.Len(t, open(t, newSink(t, redis.Config{Client: client, Name: name}), def), 5)
+		_, err = newSink(t, redis.Config{Client: client, Name: name}).Open(t.Context(), minutes)
+		require.ErrorIs(t, err, tumble.ErrDefinition)
+	})
+}
+
+// TestOpenRace opens a new name with two numbers of shards at once: one wins.
+func TestOpenRace(t *testing.T) {
+	client := connect(t, single)
+	for range 10 {
+		name := unique(t, client)
+		lens := make(chan int)
+		for range 4 {
+			go func() {
+				shards, err := newSink(t, redis.Config{Client: client, Name: name}).Open(context.Background(), minutes)
+				if err != nil {
+					t.Error(err)
+				}
+				lens <- len(shards)
+			}()
+		}
+		for range 4 {
+			require.Equal(t, 16, <-lens)
+		}
+	}
+}
+
+// TestRetention wants every key of a window gone once all partitions have
+// passed it, even if it has many buckets, and that it does not come back.
+func TestRetention(t *testing.T) {
+	onBoth(t, func(t *testing.T, client, reading rueidis.Client, name string) {
+		def := tumble.Definition{Window: tumble.Window{Size: time.Minute}, Grace: 10 * time.Second, Retention: 2 * time.Minute}
+		sh := open(t, newSink(t, redis.Config{Client: client, Name: name, Shards: 1}), def)[0]
+		reader := newSink(t, redis.Config{Client: reading, Name: name})
+		slow, from := register(t, sh, "slow"), register(t, sh, "p/0")
+		var deltas []tumble.Delta
+		for i := range 20_000 {
+			deltas = append(deltas, tumble.Delta{Window: noon, Key: strconv.Itoa(i), N: 1})
+		}
+		for part := range slices.Chunk(deltas, 1000) {
+			from = advance(t, sh, "p/0", from, noon, part...)
+		}
+		later := tumble.Delta{Window: noon.Add(time.Minute), Key: "later", N: 1}
+		from = advance(t, sh, "p/0", from, noon.Add(time.Hour), later)
+		stored := func(at time.Time) (n int) {
+			keys, err := keysOf(t.Context(), client, name)
+			require.NoError(t, err)
+			for _, key := range keys {
+				if strings.Contains(key, ":"+strconv.FormatInt(at.UnixMilli(), 10)+":") {
+					n++
+				}
+			}
+			return n
+		}
+		read := func(key string) (c tumble.Count) {
+			time.Sleep(20 * time.Millisecond) // the notice to the cache
+			c, err := reader.Count(t.Context(), key, noon)
+			require.NoError(t, err)
+			return c
+		}
+		buckets := stored(noon)
+		require.InDelta(t, 20_000/48, buckets, 5)
+
+		// One partition holds the frontier back, to just before the end.
+		end := noon.Add(time.Minute + def.Grace + def.Retention)
+		slow = advance(t, sh, "slow", slow, end.Add(-1))
+		for range 10 {
+			from = advance(t, sh, "p/0", from, time.Time{}, later)
+		}
+		require.Equal(t, buckets, stored(noon))
+		require.Equal(t, tumble.Count{Key: "7", Window: noon, N: 1, Final: true}, read("7"))
+
+		slow = advance(t, sh, "slow", slow, end)
+		require.True(t, read("7").Expired)
+		for range 10 { // bounded work for each
+			before := stored(noon)
+			from = advance(t, sh, "p/0", from, time.Time{}, later, tumble.Delta{Window: noon, Key: "late", N: 1})
+			require.LessOrEqual(t, before-stored(noon), 64)
+		}
+		require.Zero(t, stored(noon))
+		require.Equal(t, 2, stored(later.Window), "its bucket, and the first")
+		require.Equal(t, tumble.Count{Key: "late", Window: noon, Expired: true}, read("late"))
+		for key, want := range map[string]int64{":windows": 1, ":sizes": 1} {
+			command := map[string]string{":windows": "ZCARD", ":sizes": "HLEN"}[key]
+			n, err := client.Do(t.Context(), client.B().Arbitrary(command).Keys(name+":{460}"+key).Build()).AsInt64()
+			require.NoError(t, err)
+			require.Equal(t, want, n, key)
+		}
+
+		// A partition whose log is replaced may start without a watermark. The
+		// window is then no longer final, but stays gone.
+		require.NoError(t, sh.Apply(t.Context(), tumble.Batch{Partition: "slow", From: slow, To: tumble.Checkpoint{Log: "new"}}))
+		from = advance(t, sh, "p/0", from, time.Time{}, tumble.Delta{Window: noon, Key: "late", N: 1})
+		require.Zero(t, stored(noon))
+		require.Equal(t, tumble.Count{Key: "late", Window: noon, Expired: true}, read("late"))
+		time.Sleep(20 * time.Millisecond)
+		c, err := reader.Count(t.Context(), "later", later.Window)
+		require.NoError(t, err)
+		require.False(t, c.Final)
+	})
+}
+
+// TestNoTimeToLive looks at every key.
+func TestNoTimeToLive(t *testing.T) {
+	client := connect(t, single)
+	name := unique(t, client)
+	shards := open(t, newSink(t, redis.Config{Client: client, Name: name}), tumble.Definition{Window: minutes.Window, Retention: time.Hour})
+	load(t, shards, 3000, noon, registerAll(t, shards, "p/0"))
+	keys, err := keysOf(t.Context(), client, name)
+	require.NoError(t, err)
+	require.Greater(t, len(keys), 16*4)
+	for _, key := range keys {
+		ttl, err := client.Do(t.Context(), client.B().Pttl().Key(key).Build()).AsInt64()
+		require.NoError(t, err)
+		require.EqualValues(t, -1, ttl, key)
+	}
+}
+
+// TestCompact wants the buckets of a window to stay in Redis's compact form
+// while it grows, in steps of any size.
+func TestCompact(t *testing.T) {
+	client := connect(t, single)
+	for _, step := range []int{7, 100, 1000} {
+		name := unique(t, client)
+		sh := open(t, newSink(t, redis.Config{Client: client, Name: name, Shards: 1}), minutes)[0]
+		from := register(t, sh, "p/0")
+		var deltas []tumble.Delta
+		for i := range 9000 {
+			deltas = append(deltas, tumble.Delta{Window: noon, Key: "user-" + strconv.Itoa(i), N: 1})
+			if len(deltas) == step {
+				from = advance(t, sh, "p/0", from, time.Time{}, deltas...)
+				deltas = deltas[:0]
+			}
+		}
+		keys, err := keysOf(t.Context(), client, name+":{460}")
+		require.NoError(t, err)
+		n := 0
+		for _, key := range keys {
+			if !strings.Contains(key, strconv.FormatInt(noon.UnixMilli(), 10)) {
+				continue
+			}
+			n++
+			encoding, err := client.Do(t.Context(), client.B().ObjectEncoding().Key(key).Build()).ToString()
+			require.NoError(t, err)
+			require.Equal(t, "listpack", encoding, key)
+		}
+		require.InDelta(t, 9000/48, n, 25)
+	}
+}
+
+// TestCacheServesReads counts the commands that repeated reads send.
+func TestCacheServesReads(t *testing.T) {
+	client := connect(t, single)
+	name := unique(t, client)
+	def := tumble.Definition{Window: minutes.Window, Retention: time.Hour}
+	shards := open(t, newSink(t, redis.Config{Client: client, Name: name}), def)
+	load(t, shards, 1000, noon, registerAll(t, shards, "p/0"))
+	reads := 0
+	reader := newSink(t, redis.Config{Client: counting{connect(t, single), &reads}, Name: name})
+	for range 2 {
+		reads = 0
+		for i := range 1000 {
+			_, err := reader.Count(t.Context(), "user-"+strconv.Itoa(i), noon)
+			require.NoError(t, err)
+		}
+		_, err := reader.Range(t.Context(), "user-1", noon.Add(-30*time.Minute), noon.Add(30*time.Minute))
+		require.NoError(t, err)
+	}
+	require.Zero(t, reads, "the second time all is in the cache")
+}
+
+// counting counts what the cache does not answer.
+type counting struct {
+	rueidis.Client
+	reads *int
+}
+
+func (c counting) Do(ctx context.Context, cmd rueidis.Completed) rueidis.RedisResult {
+	*c.reads++
+	return c.Client.Do(ctx, cmd)
+}
+
+func (c counting) DoCache(ctx context.Context, cmd rueidis.Cacheable, ttl time.Duration) rueidis.RedisResult {
+	r := c.Client.DoCache(ctx, cmd, ttl)
+	if !r.IsCacheHit() {
+		*c.reads++
+	}
+	return r
+}
+
+func (c counting) DoMultiCache(ctx context.Context, cmds ...rueidis.CacheableTTL) []rueidis.RedisResult {
+	rs := c.Client.DoMultiCache(ctx, cmds...)
+	for _, r := range rs {
+		if !r.IsCacheHit() {
+			*c.reads++
+		}
+	}
+	return rs
+}

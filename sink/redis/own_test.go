@@ -1,0 +1,486 @@
+//go:build servers
+
+package redis_test
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/redis/rueidis"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tumblestream/tumble"
+	"github.com/tumblestream/tumble/sink/redis"
+)
+
+// What these tests do to a server others could not bear, so each starts its
+// own.
+
+type server struct {
+	addr string
+	cmd  *exec.Cmd
+}
+
+// start starts a server that ends with the test.
+func start(t testing.TB, args ...string) *server {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	addr := l.Addr().String()
+	port := l.Addr().(*net.TCPAddr).Port
+	require.NoError(t, l.Close())
+	cmd := exec.Command("redis-server", append([]string{
+		"--port", strconv.Itoa(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", t.TempDir(),
+	}, args...)...)
+	require.NoError(t, cmd.Start(), "Redis is to be installed")
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+	})
+	require.Eventually(t, func() bool {
+		conn, err := net.Dial("tcp", addr)
+		if err != nil {
+			return false
+		}
+		defer conn.Close()
+		if _, err := conn.Write([]byte("PING\r\n")); err != nil {
+			return false
+		}
+		n, err := conn.Read(make([]byte, 64))
+		return err == nil && n > 0
+	}, 20*time.Second, 10*time.Millisecond)
+	return &server{addr, cmd}
+}
+
+// connect returns a client of the server.
+func (s *server) connect(t testing.TB, change ...func(*rueidis.ClientOption)) rueidis.Client {
+	return connect(t, []string{s.addr}, append([]func(*rueidis.ClientOption){func(o *rueidis.ClientOption) {
+		o.ForceSingleClient = true
+	}}, change...)...)
+}
+
+func do(t testing.TB, client rueidis.Client, words ...string) rueidis.RedisResult {
+	t.Helper()
+	r := client.Do(context.Background(), client.B().Arbitrary(words...).Build())
+	if err := r.Error(); err != nil && !rueidis.IsRedisNil(err) {
+		require.NoError(t, err, words)
+	}
+	return r
+}
+
+func TestEviction(t *testing.T) {
+	client := start(t).connect(t)
+	strict := newSink(t, redis.Config{Client: client, Name: "a"})
+	lax := newSink(t, redis.Config{Client: client, Name: "a", AllowEviction: true})
+	for _, policy := range []string{"allkeys-lru", "allkeys-lfu", "allkeys-random"} {
+		do(t, client, "CONFIG", "SET", "maxmemory-policy", policy)
+		_, err := strict.Open(t.Context(), minutes)
+		require.ErrorContains(t, err, policy)
+		require.ErrorContains(t, err, "AllowEviction")
+		n, err := do(t, client, "DBSIZE").AsInt64()
+		require.NoError(t, err)
+		require.Zero(t, n, "a server that is refused holds nothing")
+	}
+	open(t, lax, minutes)
+	for _, policy := range []string{"noeviction", "volatile-lru", "volatile-ttl"} {
+		do(t, client, "CONFIG", "SET", "maxmemory-policy", policy)
+		open(t, strict, minutes)
+	}
+}
+
+// TestEvictionUnknown has a server that does not tell its policy.
+func TestEvictionUnknown(t *testing.T) {
+	srv := start(t)
+	do(t, srv.connect(t), "ACL", "SETUSER", "clerk", "on", ">pass", "~*", "&*", "+@all", "-info")
+	client := srv.connect(t, func(o *rueidis.ClientOption) { o.Username, o.Password = "clerk", "pass" })
+	_, err := newSink(t, redis.Config{Client: client, Name: "a"}).Open(t.Context(), minutes)
+	require.ErrorContains(t, err, "INFO is not allowed")
+	require.ErrorContains(t, err, "AllowEviction")
+	open(t, newSink(t, redis.Config{Client: client, Name: "a", AllowEviction: true}), minutes)
+}
+
+// TestPermissions has a user who may do what the documentation asks for, and no
+// more.
+func TestPermissions(t *testing.T) {
+	srv := start(t)
+	admin := srv.connect(t)
+	user := []string{"ACL", "SETUSER", "clerk", "on", ">pass", "~a:*", "&*", "-@all", "+@connection", "+multi", "+exec", "+pttl"}
+	for c := range strings.FieldsSeq("eval evalsha info hgetall hget hmget hset hlen hdel get set del unlink zadd zscore zrem zrangebyscore") {
+		user = append(user, "+"+c)
+	}
+	do(t, admin, user...)
+	client := srv.connect(t, func(o *rueidis.ClientOption) { o.Username, o.Password = "clerk", "pass" })
+	s := newSink(t, redis.Config{Client: client, Name: "a", Shards: 1})
+	sh := open(t, s, tumble.Definition{Window: minutes.Window, Retention: time.Minute})[0]
+	from := register(t, sh, "p/0")
+	var deltas []tumble.Delta
+	for i := range 1000 {
+		deltas = append(deltas, tumble.Delta{Window: noon, Key: strconv.Itoa(i), N: 1})
+	}
+	for i := range 10 { // grows, closes, deletes
+		at := noon.Add(time.Duration(i) * time.Minute)
+		for j := range deltas {
+			deltas[j].Window = at
+		}
+		from = advance(t, sh, "p/0", from, at, deltas[:1+i*100]...)
+		from = advance(t, sh, "p/0", from, at, deltas...)
+	}
+	_, err := s.Range(t.Context(), "1", noon.Add(-10000*time.Hour), noon.Add(10000*time.Hour))
+	require.NoError(t, err)
+	page, err := s.Top(t.Context(), noon.Add(9*time.Minute), 1)
+	require.NoError(t, err)
+	require.Len(t, page.Counts, 1)
+	n, err := do(t, admin, "EXISTS", "a:{460}:"+strconv.FormatInt(noon.UnixMilli(), 10)+":0").AsInt64()
+	require.NoError(t, err)
+	require.Zero(t, n)
+}
+
+// TestPassword changes the password under a client that has one.
+func TestPassword(t *testing.T) {
+	srv := start(t, "--requirepass", "right")
+	client := srv.connect(t, func(o *rueidis.ClientOption) { o.Password = "right" })
+	s := newSink(t, redis.Config{Client: client, Name: "a", Shards: 1})
+	sh := open(t, s, minutes)[0]
+	do(t, client, "CONFIG", "SET", "requirepass", "other")
+	do(t, client, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "no")
+	began := time.Now()
+	require.Eventually(t, func() bool {
+		_, err := sh.Load(t.Context(), nil)
+		return err != nil && strings.Contains(err.Error(), "WRONGPASS") && strings.Contains(err.Error(), "wrong user name or password")
+	}, 3*time.Second, 20*time.Millisecond)
+	_, err := s.Open(t.Context(), minutes)
+	require.ErrorContains(t, err, "WRONGPASS")
+	require.ErrorContains(t, err, srv.addr)
+	require.Less(t, time.Since(began), 8*time.Second)
+}
+
+func TestUnreachable(t *testing.T) {
+	srv := start(t)
+	s := newSink(t, redis.Config{Client: srv.connect(t), Name: "a"})
+	shards := open(t, s, minutes)
+	require.NoError(t, srv.cmd.Process.Kill())
+	srv.cmd.Wait()
+	began := time.Now()
+	_, err := s.Open(t.Context(), minutes)
+	require.ErrorContains(t, err, srv.addr)
+	require.Less(t, time.Since(began), 5*time.Second)
+	require.NotErrorIs(t, err, tumble.ErrConflict)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	err = shards[0].Apply(ctx, tumble.Batch{Partition: "p/0"})
+	require.ErrorContains(t, err, srv.addr)
+	require.NotErrorIs(t, err, tumble.ErrConflict)
+	require.NotErrorIs(t, err, tumble.ErrDefinition)
+}
+
+// TestHung stops a server without closing its connections.
+func TestHung(t *testing.T) {
+	srv := start(t)
+	s := newSink(t, redis.Config{Client: srv.connect(t), Name: "a", Shards: 1, Timeout: time.Second})
+	sh := open(t, s, minutes)[0]
+	from := register(t, sh, "p/0")
+	batch := tumble.Batch{
+		Partition: "p/0", From: from, To: tumble.Checkpoint{Log: from.Log, Offset: 1},
+		Deltas: []tumble.Delta{{Window: noon, Key: "k", N: 1}},
+	}
+	require.NoError(t, srv.cmd.Process.Signal(syscall.SIGSTOP))
+	for name, call := range map[string]func() error{
+		"apply": func() error { return sh.Apply(t.Context(), batch) },
+		"load":  func() error { _, err := sh.Load(t.Context(), nil); return err },
+		"count": func() error { _, err := s.Count(t.Context(), "x", noon); return err },
+		"top":   func() error { _, err := s.Top(t.Context(), noon, 1); return err },
+	} {
+		began := time.Now()
+		err := call()
+		require.ErrorIs(t, err, context.DeadlineExceeded, name)
+		require.ErrorContains(t, err, srv.addr, name)
+		require.Less(t, time.Since(began), 3*time.Second, name)
+	}
+	began := time.Now()
+	_, err := s.Open(t.Context(), minutes)
+	require.ErrorContains(t, err, srv.addr)
+	require.Less(t, time.Since(began), 5*time.Second)
+	require.NoError(t, srv.cmd.Process.Signal(syscall.SIGCONT))
+
+	// The late copy may have landed or not; sent again, the batch counts once.
+	require.Eventually(t, func() bool {
+		err = sh.Apply(t.Context(), batch)
+		return err == nil || strings.Contains(err.Error(), tumble.ErrConflict.Error())
+	}, 20*time.Second, 50*time.Millisecond)
+	all, err := sh.Load(t.Context(), nil)
+	require.NoError(t, err)
+	require.True(t, batch.To.Same(all["p/0"]))
+	c, err := s.Count(t.Context(), "k", noon)
+	require.NoError(t, err)
+	require.EqualValues(t, 1, c.N)
+}
+
+// TestOutOfMemory wants a refused batch to leave nothing, and retention to go
+// on.
+func TestOutOfMemory(t *testing.T) {
+	client := start(t).connect(t)
+	s := newSink(t, redis.Config{Client: client, Name: "a", Shards: 1})
+	sh := open(t, s, tumble.Definition{Window: minutes.Window, Retention: time.Minute})[0]
+	from := register(t, sh, "p/0")
+	from = advance(t, sh, "p/0", from, noon, tumble.Delta{Window: noon, Key: "k", N: 1})
+	before := dump(t, client)
+	do(t, client, "CONFIG", "SET", "maxmemory", "1")
+	batch := tumble.Batch{
+		Partition: "p/0", From: from, To: tumble.Checkpoint{Log: from.Log, Offset: 2, Watermark: noon.Add(time.Hour)},
+		Deltas: []tumble.Delta{{Window: noon, Key: "k", N: 1}, {Window: noon.Add(time.Hour), Key: "k", N: 1}},
+	}
+	err := sh.Apply(t.Context(), batch)
+	require.ErrorContains(t, err, "OOM")
+	require.ErrorContains(t, err, "maxmemory")
+	require.NotErrorIs(t, err, tumble.ErrConflict)
+	require.Equal(t, before, dump(t, client))
+
+	do(t, client, "CONFIG", "SET", "maxmemory", "0")
+	require.NoError(t, sh.Apply(t.Context(), batch))
+	do(t, client, "CONFIG", "SET", "maxmemory", "1")
+	// A window is past retention now, and deleting it comes first.
+	advance(t, sh, "p/0", batch.To, time.Time{}, tumble.Delta{Window: noon.Add(time.Hour), Key: "k", N: 1})
+	for _, key := range dump(t, client) {
+		require.NotContains(t, key, strconv.FormatInt(noon.UnixMilli(), 10)+":")
+	}
+}
+
+// dump returns what a server holds, in a form that can be compared.
+func dump(t testing.TB, client rueidis.Client) []string {
+	keys, err := do(t, client, "KEYS", "*").AsStrSlice()
+	require.NoError(t, err)
+	var all []string
+	for _, key := range keys {
+		value, err := do(t, client, "DUMP", key).ToString()
+		require.NoError(t, err)
+		all = append(all, key+" "+value)
+	}
+	slices.Sort(all)
+	return all
+}
+
+// TestErrorInTheMiddle puts a key of the wrong type in the way of the last
+// thing that a batch needs: nothing of it may stay.
+func TestErrorInTheMiddle(t *testing.T) {
+	client := start(t).connect(t)
+	start := strconv.FormatInt(noon.Add(time.Hour).UnixMilli(), 10)
+	for _, suffix := range []string{":" + start + ":0", ":windows", ":sizes", ":finality", ":checkpoints", ""} {
+		t.Run(suffix, func(t *testing.T) {
+			do(t, client, "FLUSHALL")
+			s := newSink(t, redis.Config{Client: client, Name: "a", Shards: 1})
+			sh := open(t, s, minutes)[0]
+			from := register(t, sh, "p/0")
+			from = advance(t, sh, "p/0", from, time.Time{}, tumble.Delta{Window: noon, Key: "k", N: 1})
+			poisoned := "a:{460}" + suffix
+			do(t, client, "COPY", poisoned, "kept")
+			do(t, client, "DEL", poisoned)
+			do(t, client, "SADD", poisoned, "poison")
+			before := dump(t, client)
+			batch := tumble.Batch{
+				Partition: "p/0", From: from, To: tumble.Checkpoint{Log: from.Log, Offset: 2, Watermark: noon.Add(time.Minute)},
+				Deltas: []tumble.Delta{
+					{Window: noon, Key: "k", N: 1}, {Window: noon, Key: "other", N: 1}, {Window: noon.Add(time.Hour), Key: "k", N: 1},
+				},
+			}
+			err := sh.Apply(t.Context(), batch)
+			require.ErrorContains(t, err, "WRONGTYPE")
+			require.NotErrorIs(t, err, tumble.ErrConflict)
+			require.Equal(t, before, dump(t, client))
+
+			do(t, client, "DEL", poisoned)
+			do(t, client, "COPY", "kept", poisoned)
+			require.NoError(t, sh.Apply(t.Context(), batch))
+			c, err := s.Count(t.Context(), "k", noon)
+			require.NoError(t, err)
+			require.Equal(t, tumble.Count{Key: "k", Window: noon, N: 2, Final: true}, c)
+		})
+	}
+}
+
+// TestReadOnly applies to a server that has become a replica.
+func TestReadOnly(t *testing.T) {
+	client := start(t).connect(t)
+	sh := open(t, newSink(t, redis.Config{Client: client, Name: "a", Shards: 1}), minutes)[0]
+	from := register(t, sh, "p/0")
+	do(t, client, "REPLICAOF", "127.0.0.1", "1")
+	err := sh.Apply(t.Context(), tumble.Batch{Partition: "p/0", From: from, To: tumble.Checkpoint{Log: from.Log, Offset: 1}})
+	require.ErrorContains(t, err, "READONLY")
+	require.ErrorContains(t, err, "a replica")
+	require.NotErrorIs(t, err, tumble.ErrConflict)
+}
+
+// TestReplicasAreNotRead has a client that sends what only reads elsewhere.
+func TestReplicasAreNotRead(t *testing.T) {
+	primary, stale := start(t), start(t)
+	client := connect(t, []string{primary.addr}, func(o *rueidis.ClientOption) {
+		o.Standalone.ReplicaAddress = []string{stale.addr}
+		o.SendToReplicas = func(cmd rueidis.Completed) bool { return cmd.IsReadOnly() }
+	})
+	s := newSink(t, redis.Config{Client: client, Name: "a", Shards: 1, AllowEviction: true})
+	sh := open(t, s, minutes)[0]
+	advance(t, sh, "p/0", register(t, sh, "p/0"), time.Time{}, tumble.Delta{Window: noon, Key: "k", N: 1})
+	c, err := s.Count(t.Context(), "k", noon)
+	require.NoError(t, err)
+	require.EqualValues(t, 1, c.N)
+	page, err := s.Top(t.Context(), noon, 1)
+	require.NoError(t, err)
+	require.Len(t, page.Counts, 1)
+	counts, err := s.Range(t.Context(), "k", noon.Add(-10000*time.Hour), noon.Add(time.Hour))
+	require.NoError(t, err)
+	require.Len(t, counts, 1)
+}
+
+// TestFlushAll has a reader that outlives what is stored, and finds what is
+// stored next, which is laid out otherwise.
+func TestFlushAll(t *testing.T) {
+	srv := start(t)
+	client := srv.connect(t)
+	reader := newSink(t, redis.Config{Client: srv.connect(t), Name: "a"})
+	gone := func() bool {
+		_, err := reader.Count(t.Context(), "k", noon)
+		return err != nil && strings.Contains(err.Error(), tumble.ErrNoDefinition.Error())
+	}
+	for i, n := range []int{16, 5, 200, 1} {
+		require.Eventually(t, gone, 2*time.Second, time.Millisecond)
+		_, err := reader.Definition(t.Context())
+		require.ErrorIs(t, err, tumble.ErrNoDefinition)
+		def := tumble.Definition{Window: tumble.Window{Size: time.Duration(i+1) * time.Minute}}
+		shards := open(t, newSink(t, redis.Config{Client: client, Name: "a", Shards: n}), def)
+		from := registerAll(t, shards, "p/0")
+		for i, sh := range shards {
+			var deltas []tumble.Delta
+			for k := range 1000 {
+				if key := fmt.Sprint(k); int(tumble.Hash(key)%uint64(n)) == i {
+					start, _ := def.Window.Bounds(noon)
+					deltas = append(deltas, tumble.Delta{Window: start, Key: key, N: int64(k + n)})
+				}
+			}
+			advance(t, sh, "p/0", from[i], noon.Add(time.Hour), deltas...)
+		}
+		require.Eventually(t, func() bool {
+			for k := range 1000 {
+				c, err := reader.Count(t.Context(), fmt.Sprint(k), noon)
+				if err != nil || c.N != int64(k+n) {
+					require.False(t, c.Final, "%v", c)
+					return false
+				}
+				require.True(t, c.Final)
+			}
+			return true
+		}, 5*time.Second, 10*time.Millisecond)
+		have, err := reader.Definition(t.Context())
+		require.NoError(t, err)
+		require.True(t, def.Same(have))
+		do(t, client, "FLUSHALL")
+	}
+	require.Eventually(t, gone, 2*time.Second, time.Millisecond)
+}
+
+// TestHeals counts on after all was lost, with the shards that were open.
+func TestHeals(t *testing.T) {
+	client := start(t).connect(t)
+	s := newSink(t, redis.Config{Client: client, Name: "a", Shards: 1})
+	sh := open(t, s, minutes)[0]
+	from := register(t, sh, "p/0")
+	advance(t, sh, "p/0", from, time.Time{}, tumble.Delta{Window: noon, Key: "k", N: 1})
+	do(t, client, "FLUSHALL")
+	err := sh.Apply(t.Context(), tumble.Batch{Partition: "p/0", From: from, To: from})
+	require.ErrorIs(t, err, tumble.ErrConflict)
+	from = register(t, sh, "p/0")
+	from = advance(t, sh, "p/0", from, time.Time{}, tumble.Delta{Window: noon, Key: "k", N: 1})
+	c, err := s.Count(t.Context(), "k", noon)
+	require.NoError(t, err)
+	require.EqualValues(t, 1, c.N)
+
+	// Another process may have healed it: the id is another, the rest as known.
+	do(t, client, "HSET", "a:{460}", "id", "other")
+	from = advance(t, sh, "p/0", from, time.Time{}, tumble.Delta{Window: noon, Key: "k", N: 1})
+	// Or only the definition is gone.
+	do(t, client, "DEL", "a:{460}")
+	from = advance(t, sh, "p/0", from, time.Time{}, tumble.Delta{Window: noon, Key: "k", N: 1})
+	// Or it is of a program that counts something else.
+	do(t, client, "HSET", "a:{460}", "id", "third", "grace", "1000")
+	err = sh.Apply(t.Context(), tumble.Batch{Partition: "p/0", From: from, To: from})
+	require.ErrorIs(t, err, tumble.ErrDefinition)
+	require.ErrorContains(t, err, "stored is window 1m0s, grace 1s")
+	require.ErrorContains(t, err, "wanted is window 1m0s, grace 0s")
+}
+
+// TestClusterLosesAMaster has one of three masters come back empty: its shards
+// say nothing final, the others are as they were.
+func TestClusterLosesAMaster(t *testing.T) {
+	var servers []*server
+	create := []string{"--cluster", "create"}
+	for range 3 {
+		s := start(t, "--cluster-enabled", "yes")
+		servers = append(servers, s)
+		create = append(create, s.addr)
+	}
+	out, err := exec.Command("redis-cli", append(create, "--cluster-yes")...).CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	addrs := []string{servers[0].addr, servers[1].addr, servers[2].addr}
+	for _, s := range servers { // they take a moment to agree
+		require.Eventually(t, func() bool {
+			out, err := exec.Command("redis-cli", "-u", "redis://"+s.addr, "cluster", "info").Output()
+			return err == nil && strings.Contains(string(out), "cluster_state:ok")
+		}, 20*time.Second, 50*time.Millisecond)
+	}
+	client := connect(t, addrs)
+	s := newSink(t, redis.Config{Client: client, Name: "a"})
+	shards := open(t, s, minutes)
+	from := registerAll(t, shards, "p/0")
+	load(t, shards, 1000, noon, from)
+	for i, sh := range shards {
+		all, err := sh.Load(t.Context(), nil)
+		require.NoError(t, err)
+		from[i] = advance(t, sh, "p/0", all["p/0"], noon.Add(time.Hour))
+	}
+
+	// The first shard, which readers ask first, is on the first master.
+	for _, addr := range addrs {
+		node := client.Nodes()[addr]
+		require.NoError(t, node.Do(t.Context(), node.B().ConfigSet().ParameterValue().ParameterValue("maxmemory-policy", "allkeys-lru").Build()).Error())
+		_, err := s.Open(t.Context(), minutes)
+		require.ErrorContains(t, err, addr+": the maxmemory-policy is allkeys-lru")
+		require.NoError(t, node.Do(t.Context(), node.B().ConfigSet().ParameterValue().ParameterValue("maxmemory-policy", "noeviction").Build()).Error())
+	}
+	node := client.Nodes()[addrs[0]]
+	require.NoError(t, node.Do(t.Context(), node.B().Flushall().Build()).Error())
+	time.Sleep(50 * time.Millisecond) // the notice to the cache
+	lost := 0
+	for k := range 1000 {
+		key := "user-" + strconv.Itoa(k)
+		c, err := s.Count(t.Context(), key, noon)
+		require.NoError(t, err)
+		if c.N == 0 {
+			lost++
+		}
+		require.Equal(t, c.N > 0, c.Final, "%v", c)
+	}
+	require.InDelta(t, 375, lost, 60, "6 of 16 shards")
+	page, err := s.Top(t.Context(), noon, 2000)
+	require.NoError(t, err)
+	require.Len(t, page.Counts, 1000-lost)
+	require.False(t, page.Final)
+
+	empty := 0
+	for _, sh := range shards { // as a pipeline does, to find out
+		all, err := sh.Load(t.Context(), map[string]tumble.Checkpoint{"p/0": {Log: "log"}})
+		require.NoError(t, err)
+		if all["p/0"].Offset == 0 {
+			empty++
+		}
+	}
+	require.Equal(t, 6, empty)
+	have, err := s.Definition(t.Context())
+	require.NoError(t, err)
+	require.True(t, minutes.Same(have))
+}
