@@ -310,6 +310,9 @@ func (g *group) beat(ctx context.Context, a joined, end context.CancelCauseFunc)
 		case ctx.Err() != nil:
 			return nil
 		case err == nil:
+			if retry.tries > 0 {
+				g.log.Info("heartbeats again", "generation", a.generation, "silence", sent.Sub(alive))
+			}
 			alive, retry = sent, groupBackoff{}
 		case errors.Is(err, kafkago.RebalanceInProgress):
 			// The others wait for us to join. Until then this is as good as
