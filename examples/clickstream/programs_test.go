@@ -221,7 +221,7 @@ func TestEmbedded(t *testing.T) {
 
 	books := p.stop(t, os.Interrupt, time.Second)
 	require.Positive(t, books.Counted)
-	require.Equal(t, books.Read, books.Counted, "what was clicked is counted, to the last")
+	require.Equal(t, books.Read, books.Counted, "nothing is left over")
 	require.Empty(t, p.stderr[1:], "nothing went wrong")
 }
 
