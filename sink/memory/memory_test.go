@@ -1,11 +1,22 @@
 package memory_test
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"maps"
+	"math"
+	"math/rand/v2"
+	"runtime"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
+	"time"
 
+	"github.com/stretchr/testify/require"
+
+	"github.com/tumblestream/tumble"
 	"github.com/tumblestream/tumble/sink/memory"
 	"github.com/tumblestream/tumble/sink/sinktest"
 )
@@ -29,4 +40,216 @@ func TestRules(t *testing.T) {
 			})
 		})
 	}
+}
+
+var minutes = tumble.Definition{Window: tumble.Window{Size: time.Minute}}
+
+// t0 is the start of a minute.
+var t0 = time.Date(2024, 3, 1, 12, 0, 0, 0, time.UTC)
+
+// counted returns a sink that holds deltas, as one batch for each shard, with
+// its partition's watermark.
+func counted(t testing.TB, s *memory.Sink, def tumble.Definition, mark time.Time, deltas ...tumble.Delta) *memory.Sink {
+	shards, err := s.Open(t.Context(), def)
+	require.NoError(t, err)
+	for i, shard := range shards {
+		b := tumble.Batch{Partition: "clicks/0", To: tumble.Checkpoint{Offset: 1, Watermark: mark}}
+		for _, d := range deltas {
+			if tumble.Hash(d.Key)%uint64(len(shards)) == uint64(i) {
+				b.Deltas = append(b.Deltas, d)
+			}
+		}
+		_, err := shard.Load(t.Context(), map[string]tumble.Checkpoint{"clicks/0": {}})
+		require.NoError(t, err)
+		require.NoError(t, shard.Apply(t.Context(), b))
+	}
+	return s
+}
+
+func TestOpenNamesWhatIsWrong(t *testing.T) {
+	for _, shards := range []int{-1, 257} {
+		_, err := (&memory.Sink{Shards: shards}).Open(t.Context(), minutes)
+		require.ErrorContains(t, err, fmt.Sprint("Shards is ", shards))
+	}
+	_, err := memory.New().Open(t.Context(), tumble.Definition{})
+	require.ErrorContains(t, err, "Window.Size")
+
+	s := new(memory.Sink) // the zero value
+	shards, err := s.Open(t.Context(), minutes)
+	require.NoError(t, err)
+	require.Len(t, shards, 1)
+	s.Shards = 7 // too late
+	shards, err = s.Open(t.Context(), minutes)
+	require.NoError(t, err)
+	require.Len(t, shards, 1)
+}
+
+func TestReadOfNothing(t *testing.T) {
+	s := memory.New()
+	read := map[string]func() error{
+		"Count": func() error { _, err := s.Count(t.Context(), "a", t0); return err },
+		"Range": func() error { _, err := s.Range(t.Context(), "a", t0, t0); return err },
+		"Top":   func() error { _, err := s.Top(t.Context(), t0, 1); return err },
+		"Scan":  func() error { _, err := s.Scan(t.Context(), t0, "", 1); return err },
+	}
+	for name, f := range read {
+		require.ErrorIs(t, f(), tumble.ErrNoDefinition, name)
+	}
+	counted(t, s, minutes, t0)
+	for name, f := range read {
+		require.NoError(t, f(), name)
+	}
+	s.Clear()
+	for name, f := range read {
+		require.ErrorIs(t, f(), tumble.ErrNoDefinition, name)
+	}
+}
+
+func TestTimesThatNoWindowHolds(t *testing.T) {
+	s := counted(t, memory.New(), minutes, t0, tumble.Delta{Window: t0, Key: "a", N: 1})
+	for _, at := range []time.Time{{}, time.Date(1699, 12, 31, 23, 59, 59, 0, time.UTC), time.Date(2200, 1, 1, 0, 0, 0, 0, time.UTC), time.Unix(1<<60, 0)} {
+		_, err := s.Count(t.Context(), "a", at)
+		require.ErrorContains(t, err, "1700 to 2199", at)
+		_, err = s.Top(t.Context(), at, 1)
+		require.ErrorContains(t, err, "1700 to 2199", at)
+		_, err = s.Scan(t.Context(), at, "", 1)
+		require.ErrorContains(t, err, "1700 to 2199", at)
+	}
+	// A range may be as wide as it wants.
+	got, err := s.Range(t.Context(), "a", time.Time{}, time.Unix(1<<60, 0))
+	require.NoError(t, err)
+	require.Equal(t, []tumble.Count{{Key: "a", Window: t0, N: 1}}, got)
+}
+
+// TestModel compares random batches with maps: keys of all lengths, windows in
+// any order.
+func TestModel(t *testing.T) {
+	for seed := range uint64(3) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			r := rand.New(rand.NewPCG(seed, 1))
+			s := &memory.Sink{Shards: 3}
+			shards, err := s.Open(t.Context(), minutes)
+			require.NoError(t, err)
+			want := make(map[int]map[string]int64)
+			for i, shard := range shards {
+				_, err := shard.Load(t.Context(), map[string]tumble.Checkpoint{"clicks/0": {}})
+				require.NoError(t, err)
+				var from tumble.Checkpoint
+				for range 200 {
+					b := tumble.Batch{Partition: "clicks/0", From: from, To: from}
+					b.To.Offset++
+					from = b.To
+					for range r.IntN(100) {
+						w, key := r.IntN(40), strings.Repeat(fmt.Sprint(r.IntN(300)), 1<<(r.IntN(12)*r.IntN(2)))
+						if tumble.Hash(key)%3 != uint64(i) {
+							continue
+						}
+						n := 1 + r.Int64N(9)
+						b.Deltas = append(b.Deltas, tumble.Delta{Window: t0.Add(time.Duration(w) * time.Minute), Key: key, N: n})
+						if want[w] == nil {
+							want[w] = make(map[string]int64)
+						}
+						want[w][key] += n
+					}
+					require.NoError(t, shard.Apply(t.Context(), b))
+				}
+			}
+			for w, counts := range want {
+				at := t0.Add(time.Duration(w) * time.Minute)
+				got := make(map[string]int64)
+				for cursor, more := "", true; more; more = cursor != "" {
+					page, err := s.Scan(t.Context(), at, cursor, 1+r.IntN(100))
+					require.NoError(t, err)
+					for _, c := range page.Counts {
+						require.NotContains(t, got, c.Key)
+						got[c.Key] = c.N
+					}
+					cursor = page.Cursor
+				}
+				require.Equal(t, counts, got)
+				for key, n := range counts {
+					c, err := s.Count(t.Context(), key, at)
+					require.NoError(t, err)
+					require.Equal(t, n, c.N)
+				}
+				top, err := s.Top(t.Context(), at, 10)
+				require.NoError(t, err)
+				keys := slices.SortedFunc(maps.Keys(counts), func(a, b string) int { return cmp.Or(cmp.Compare(counts[b], counts[a]), cmp.Compare(a, b)) })
+				for i, c := range top.Counts {
+					require.Equal(t, tumble.Count{Key: keys[i], Window: at, N: counts[keys[i]]}, c)
+				}
+				require.Len(t, top.Counts, min(10, len(keys)))
+			}
+		})
+	}
+}
+
+func TestTopOfNone(t *testing.T) {
+	s := counted(t, memory.New(), minutes, t0, tumble.Delta{Window: t0, Key: "a", N: 1})
+	for _, n := range []int{0, -1} {
+		page, err := s.Top(t.Context(), t0, n)
+		require.NoError(t, err)
+		require.Empty(t, page.Counts)
+	}
+	page, err := s.Top(t.Context(), t0, math.MaxInt)
+	require.NoError(t, err)
+	require.Len(t, page.Counts, 1)
+}
+
+// A cursor belongs to its window, and outlives what retention forgets.
+func TestCursor(t *testing.T) {
+	def := tumble.Definition{Window: tumble.Window{Size: time.Minute}, Retention: time.Minute}
+	s := counted(t, memory.New(), def, t0, tumble.Delta{Window: t0, Key: "a", N: 1}, tumble.Delta{Window: t0, Key: "b", N: 1},
+		tumble.Delta{Window: t0.Add(time.Minute), Key: "a", N: 1}, tumble.Delta{Window: t0.Add(time.Minute), Key: "b", N: 1})
+	page, err := s.Scan(t.Context(), t0, "", 1)
+	require.NoError(t, err)
+	require.NotEmpty(t, page.Cursor)
+	for _, bad := range []string{"0.0.0", "1.1", page.Cursor + "0", "+" + page.Cursor, strings.Replace(page.Cursor, ".0.", ".-1.", 1), strings.Replace(page.Cursor, ".0.", ".1.", 1)} {
+		_, err = s.Scan(t.Context(), t0, bad, 1)
+		require.ErrorIs(t, err, tumble.ErrCursor, bad)
+	}
+	_, err = s.Scan(t.Context(), t0.Add(time.Minute), page.Cursor, 1)
+	require.ErrorIs(t, err, tumble.ErrCursor)
+
+	shards, err := s.Open(t.Context(), def)
+	require.NoError(t, err)
+	require.NoError(t, shards[0].Apply(t.Context(), tumble.Batch{Partition: "clicks/0", From: tumble.Checkpoint{Offset: 1, Watermark: t0},
+		To: tumble.Checkpoint{Offset: 1, Watermark: t0.Add(2 * time.Minute)}}))
+	page, err = s.Scan(t.Context(), t0, page.Cursor, 1)
+	require.NoError(t, err)
+	require.Equal(t, tumble.Page{Expired: true}, page)
+}
+
+// What retention forgets must leave the memory.
+func TestRetentionFreesMemory(t *testing.T) {
+	heap := func() int {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int(m.HeapAlloc)
+	}
+	def := tumble.Definition{Window: tumble.Window{Size: time.Minute}, Retention: time.Minute}
+	s := memory.New()
+	shards, err := s.Open(t.Context(), def)
+	require.NoError(t, err)
+	at, err := shards[0].Load(t.Context(), map[string]tumble.Checkpoint{"clicks/0": {Watermark: t0}})
+	require.NoError(t, err)
+	before := heap()
+	const perWindow = 10_000
+	b := tumble.Batch{Partition: "clicks/0", To: at["clicks/0"], Deltas: make([]tumble.Delta, perWindow)}
+	for w := range 50 {
+		start := t0.Add(time.Duration(w) * time.Minute)
+		for i := range b.Deltas {
+			b.Deltas[i] = tumble.Delta{Window: start, Key: fmt.Sprint("user_", i), N: 1}
+		}
+		b.From = b.To
+		b.To.Offset++
+		b.To.Watermark = start
+		require.NoError(t, shards[0].Apply(t.Context(), b))
+	}
+	b.Deltas = nil
+	require.Less(t, heap()-before, 4*perWindow*100, "more than the windows that are kept")
+	page, err := s.Top(t.Context(), t0.Add(49*time.Minute), 1)
+	require.NoError(t, err)
+	require.Equal(t, []tumble.Count{{Key: "user_0", Window: t0.Add(49 * time.Minute), N: 1}}, page.Counts)
 }
