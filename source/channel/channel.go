@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -24,10 +25,10 @@ type Config struct {
 	// it, once there will never be more. Required.
 	Events <-chan tumble.Event
 
-	// MaxKept bounds the events that are kept until they are counted; it is
-	// rounded up to a multiple of 1,024. At the limit the source receives no
-	// more until the sink has caught up, and senders wait. An event costs 48
-	// bytes and those of its key. Defaults to 1,000,000.
+	// MaxKept bounds the events that are kept until they are counted: once it
+	// is reached, by up to 1,023 more, the source receives nothing until the
+	// sink has caught up, and senders wait. An event costs 48 bytes and those
+	// of its key. Defaults to 1,000,000.
 	MaxKept int
 }
 
@@ -98,9 +99,10 @@ func (s *Source) Run(ctx context.Context, consume func(context.Context, tumble.P
 		return fmt.Errorf("channel: %s is being run already", s.cfg.ID)
 	}
 	defer s.running.Store(false)
-	done := make(chan error)
-	go func() { done <- consume(ctx, &s.part) }()
-	err := <-done
+	var err error
+	var wg sync.WaitGroup
+	wg.Go(func() { err = consume(ctx, &s.part) })
+	wg.Wait()
 	if ctx.Err() != nil && (errors.Is(err, ctx.Err()) || errors.Is(err, context.Cause(ctx))) {
 		return nil
 	}
@@ -258,7 +260,7 @@ func (p *partition) await(ctx context.Context) error {
 		case <-wake:
 			p.kept.drop(min(p.committed.Load(), p.kept.next))
 		case <-p.timer.C:
-			p.kept.trim(0)
+			p.kept.rest()
 			return nil
 		case <-ctx.Done():
 			return ctx.Err()

@@ -104,3 +104,12 @@ func (k *kept) trim(n int) {
 		k.spare = slices.Delete(k.spare, k.reuse, len(k.spare))
 	}
 }
+
+// rest lets go of memory while nothing comes.
+func (k *kept) rest() {
+	k.trim(0)
+	if len(k.segments) > 0 {
+		s := k.segments[0]
+		clear(s.events[:min(k.first-s.base, int64(len(s.events)))])
+	}
+}
