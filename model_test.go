@@ -280,6 +280,7 @@ const (
 	lost          // applied, error
 	doubled       // applied, and a copy arrives again later
 	hung          // no answer until the context ends
+	slow          // done at once, answered a second later
 )
 
 func newStore(shards int) *store {
@@ -327,8 +328,12 @@ func (s shardOf) ask(ctx context.Context, b *tumble.Batch) (fault, error) {
 }
 
 func (s shardOf) Load(ctx context.Context, init map[string]tumble.Checkpoint) (map[string]tumble.Checkpoint, error) {
-	if _, err := s.ask(ctx, nil); err != nil {
+	f, err := s.ask(ctx, nil)
+	if err != nil {
 		return nil, err
+	}
+	if f == slow {
+		defer time.Sleep(time.Second)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -372,6 +377,9 @@ func (sh *storeShard) apply(def tumble.Definition, b tumble.Batch) error {
 	if c, ok := sh.stored[b.Partition]; !ok || !c.Same(b.From) {
 		return fmt.Errorf("%w: %v, not %v", tumble.ErrConflict, c, b.From)
 	}
+	if err := lawful(b); err != nil {
+		panic(err)
+	}
 	for _, d := range b.Deltas {
 		sh.counts[cell{d.Window.UnixNano(), d.Key}] += d.N
 	}
@@ -382,6 +390,30 @@ func (sh *storeShard) apply(def tumble.Definition, b tumble.Batch) error {
 		if _, expired := def.Finality(frontier, end); expired {
 			delete(sh.counts, c)
 		}
+	}
+	return nil
+}
+
+// lawful checks what Batch promises to a sink.
+func lawful(b tumble.Batch) error {
+	rebase := b.From.Log != b.To.Log
+	seen := map[cell]bool{}
+	for _, d := range b.Deltas {
+		c := cell{d.Window.UnixNano(), d.Key}
+		if d.N <= 0 || seen[c] || rebase {
+			return fmt.Errorf("delta %v in %v", d, b)
+		}
+		seen[c] = true
+	}
+	switch {
+	case b.From.Watermark.After(b.To.Watermark):
+		return fmt.Errorf("watermark goes back: %v to %v", b.From, b.To)
+	case !rebase && (b.To.Origin != b.From.Origin || b.To.Offset < b.From.Offset):
+		return fmt.Errorf("offset goes back: %v to %v", b.From, b.To)
+	case b.To.Same(b.From):
+		return fmt.Errorf("nothing changes: %v", b.From)
+	case b.To.Offset == b.From.Offset && len(b.Deltas) > 0:
+		return fmt.Errorf("counts without offsets: %v", b)
 	}
 	return nil
 }

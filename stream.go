@@ -21,6 +21,7 @@ const (
 	pollEvery  = 5 * time.Second // each process looks at every shard so often
 	firstWait  = 50 * time.Millisecond
 	maxWait    = 5 * time.Second
+	lossWait   = 250 * time.Millisecond // for the news of a loss to be complete
 	rivalWait  = 100 * time.Millisecond
 )
 
@@ -42,6 +43,8 @@ type Pipeline struct {
 	registry  map[string]Checkpoint // where every known partition begins, for a shard that lost it
 	tops      []mark                // largest watermark of each shard, as last seen
 	lost      map[string]gap        // by partition: what was given up, so that each offset is booked once
+	looking   chan struct{}         // closed to poll at once
+	looked    time.Time             // when that was done last
 	room      chan struct{}         // closed when Increments falls below MaxPending; nil: nobody waits
 }
 
@@ -63,6 +66,7 @@ func New(cfg Config) (*Pipeline, error) {
 		consumers: map[*consumer]struct{}{},
 		registry:  map[string]Checkpoint{},
 		lost:      map[string]gap{},
+		looking:   make(chan struct{}),
 	}, nil
 }
 
@@ -251,10 +255,14 @@ func (p *Pipeline) poll(ctx context.Context, shard int) {
 	tick := time.NewTicker(pollEvery)
 	defer tick.Stop()
 	for {
+		p.mu.Lock()
+		looking := p.looking
+		p.mu.Unlock()
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+		case <-looking:
 		}
 		epochs := map[*consumer]uint64{}
 		p.mu.Lock()
@@ -288,6 +296,17 @@ func (p *Pipeline) poll(ctx context.Context, shard int) {
 			}
 		}
 		p.mu.Unlock()
+	}
+}
+
+// look has every shard polled at once.
+func (p *Pipeline) look() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if now := time.Now(); now.Sub(p.looked) > time.Second {
+		p.looked = now
+		close(p.looking)
+		p.looking = make(chan struct{})
 	}
 }
 
@@ -746,7 +765,9 @@ func (c *consumer) settleCall(ctx context.Context, o outcome) {
 	mine := o.found == nil
 	if o.parcel == nil || !mine && !o.found.stored.Same(o.parcel.To) {
 		ln.found = o.found
-		ln.rival = o.parcel != nil
+		if o.parcel != nil {
+			c.suspect(ln, o.found.stored)
+		}
 		return
 	}
 	// The parcel's counts are in the shard. If this process never heard an
@@ -785,6 +806,19 @@ func (c *consumer) compare(s polled) {
 	}
 	c.p.cfg.Logger.Warn("the sink holds another checkpoint than was left there: reading goes back", "partition", c.id, "shard", s.shard, "left", ln.stored, "found", s.stored)
 	ln.reload = true
+	c.suspect(ln, s.stored)
+}
+
+// suspect tells a store that lost something from another process that was
+// faster. A loss is seldom of one shard alone, and to read again for each is
+// slow: all shards are looked at before reading goes back.
+func (c *consumer) suspect(ln *lane, stored Checkpoint) {
+	if stored.Log == ln.stored.Log && stored.Offset >= ln.stored.Offset {
+		ln.rival = true
+		return
+	}
+	c.readAt = time.Now().Add(lossWait)
+	c.p.look()
 }
 
 // take handles what a call on the partition returned.

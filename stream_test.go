@@ -91,6 +91,7 @@ func TestLossOnAQuietTopicIsNoticed(t *testing.T) {
 		require.Equal(t, want, sink.counts())
 		require.NoError(t, p.stop())
 		balanced(t, p.Stats())
+		require.EqualValues(t, 500, p.Stats().Replayed+p.Stats().Counted-500, "read again once, not once a shard")
 	})
 }
 
@@ -263,6 +264,51 @@ func TestReplayJudgesAsBefore(t *testing.T) {
 	})
 }
 
+// What was ahead of the clock when it was read first is not any more when it is
+// read again, for one shard that lost its data. It must not make that shard's
+// events late that were on time.
+func TestReplayOfWhatWasAhead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, sink := newTopic("a"), newStore(2)
+		var events []tumble.Event
+		for i := range 100 {
+			events = append(events, at(float64(i)/10, fmt.Sprint("key-", i)))
+		}
+		log.add("a", at(3*3600, "ahead"))
+		log.add("a", events...)
+		p := start(t, tumble.Config{Source: &logSource{topic: log}, Sink: sink, DropLate: true, Idle: -1})
+		time.Sleep(4 * time.Hour)
+		want := sink.counts()
+		require.Len(t, want, 101)
+		sink.restore(0, &storeShard{counts: map[cell]int64{}, stored: map[string]tumble.Checkpoint{}})
+		time.Sleep(20 * time.Second)
+		require.Equal(t, want, sink.counts())
+		require.NoError(t, p.stop())
+	})
+}
+
+// The poll's answer may be older than what was sent meanwhile.
+func TestASlowPollIsNoLoss(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, sink := newTopic("a"), newStore(2)
+		p := start(t, tumble.Config{Source: &logSource{topic: log}, Sink: sink})
+		time.Sleep(time.Second)
+		sink.setFault(func(_ int, b *tumble.Batch) fault {
+			if b == nil {
+				return slow
+			}
+			return fine
+		})
+		for i := range 300 {
+			log.add("a", at(float64(i)/5, fmt.Sprint("key-", i)))
+			time.Sleep(200 * time.Millisecond)
+		}
+		require.NoError(t, p.stop())
+		require.Zero(t, p.Stats().Replayed)
+		require.EqualValues(t, 300, p.Stats().Counted)
+	})
+}
+
 func TestIdle(t *testing.T) {
 	final := func(sink *store, end time.Time) bool {
 		is, _ := sink.def.Finality(sink.frontier(0), end)
@@ -303,6 +349,20 @@ func TestIdle(t *testing.T) {
 			w := sink.stored(0, "b").Watermark
 			require.False(t, w.IsZero())
 			require.False(t, w.After(t0.Add(110*time.Second)), "%v", w)
+			require.NoError(t, p.stop())
+		})
+	})
+	t.Run("not before Idle is over", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			log, sink := newTopic("a", "b"), newStore(2)
+			p := start(t, tumble.Config{Source: &logSource{topic: log}, Sink: sink})
+			time.Sleep(90 * time.Second)
+			log.add("a", at(89, "x"))
+			log.add("b", at(30, "x"))
+			time.Sleep(8 * time.Second)
+			require.True(t, sink.stored(0, "b").Watermark.Equal(t0.Add(30*time.Second)), "%v", sink.stored(0, "b"))
+			time.Sleep(8 * time.Second)
+			require.True(t, sink.stored(0, "b").Watermark.After(t0.Add(70*time.Second)))
 			require.NoError(t, p.stop())
 		})
 	})
@@ -462,14 +522,23 @@ func TestEnded(t *testing.T) {
 			require.True(t, sink.stored(i, "a").Watermark.Equal(t0.Add(10*time.Second)), "its watermark stays")
 			require.True(t, sink.frontier(i).Equal(end))
 		}
-		// The next run goes on at the frontier: final stays final.
+		// Another run on the same log has nothing to add, however often.
+		for range 3 {
+			p = start(t, cfg)
+			require.NoError(t, <-p.done)
+			require.True(t, sink.stored(0, "a").Ended)
+			require.True(t, sink.stored(0, "a").Watermark.Equal(t0.Add(10*time.Second)))
+		}
+		// A new log goes on at the frontier: final stays final.
 		log.change("a", func(l *logPart) { l.log, l.events, l.end, l.ended = "log-2", nil, 0, false })
-		log.add("a", at(20, "late"), at(70, "x"))
 		p = start(t, cfg)
 		time.Sleep(time.Second)
 		for i := range 2 {
-			require.False(t, sink.frontier(i).Before(end))
+			require.Equal(t, "log-2", sink.stored(i, "a").Log)
+			require.True(t, sink.frontier(i).Equal(end))
 		}
+		log.add("a", at(20, "late"), at(70, "x"))
+		time.Sleep(time.Second)
 		require.NoError(t, p.stop())
 		require.EqualValues(t, 1, p.Stats().Late)
 		require.EqualValues(t, 2, p.Stats().Counted)
@@ -504,6 +573,54 @@ func TestMaxPendingStopsReading(t *testing.T) {
 		require.EqualValues(t, 40_000, p.Stats().Counted)
 		require.Len(t, sink.counts(), 20_000)
 	})
+}
+
+// A partition that holds nothing waits for room that others fill, and goes on as
+// soon as they are done.
+func TestRoomIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, sink := newTopic("a", "b"), newStore(1)
+		held := make(chan struct{})
+		source := holding{sink, held}
+		p := start(t, tumble.Config{Source: &logSource{topic: log}, Sink: source, MaxPending: 10})
+		time.Sleep(time.Second)
+		for i := range 20 {
+			log.add("a", at(0, fmt.Sprint("key-", i)))
+		}
+		time.Sleep(time.Second)
+		log.add("b", at(0, "x"), at(0, "y"))
+		time.Sleep(time.Second)
+		log.add("b", at(0, "z"))
+		time.Sleep(5500 * time.Millisecond) // between two polls
+		require.LessOrEqual(t, sink.stored(0, "b").Offset, int64(2))
+		close(held)
+		time.Sleep(500 * time.Millisecond)
+		require.EqualValues(t, 3, sink.stored(0, "b").Offset)
+		require.NoError(t, p.stop())
+	})
+}
+
+// holding is a sink that holds up partition a.
+type holding struct {
+	*store
+	held chan struct{}
+}
+
+func (h holding) Open(ctx context.Context, def tumble.Definition) ([]tumble.Shard, error) {
+	shards, err := h.store.Open(ctx, def)
+	return []tumble.Shard{holdingShard{shards[0], h.held}}, err
+}
+
+type holdingShard struct {
+	tumble.Shard
+	held chan struct{}
+}
+
+func (h holdingShard) Apply(ctx context.Context, b tumble.Batch) error {
+	if b.Partition == "a" {
+		<-h.held
+	}
+	return h.Shard.Apply(ctx, b)
 }
 
 func TestADeadShardDoesNotStopTheOthers(t *testing.T) {
