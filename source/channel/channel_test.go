@@ -71,6 +71,22 @@ func TestOffsetsAreTheSources(t *testing.T) {
 	})
 }
 
+func TestOffsetOfTheEventThatWasWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		events := make(chan tumble.Event)
+		reading(t, channel.Config{Events: events}, func(ctx context.Context, s *channel.Source, p tumble.Partition) {
+			for i := range int64(3) {
+				time.AfterFunc(100*time.Millisecond, func() { events <- tumble.Event{Key: "user_1", Offset: 99} })
+				begun := time.Now()
+				c, err := p.Fetch(ctx, i)
+				require.NoError(t, err)
+				require.Equal(t, []tumble.Event{{Key: "user_1", Offset: i}}, c.Events)
+				require.Equal(t, 100*time.Millisecond, time.Since(begun))
+			}
+		})
+	})
+}
+
 func TestEndCountsWhatLiesInTheChannel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		events := filledWith(1500)
