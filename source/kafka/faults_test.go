@@ -94,8 +94,13 @@ func TestSpoiledBatches(t *testing.T) {
 // and passes.
 func TestFetchErrors(t *testing.T) {
 	c := fakeCluster(t)
+	t.Run("", func(t *testing.T) { testFetchErrors(t, c) })
+}
+
+func testFetchErrors(t *testing.T, c cluster) {
 	for _, code := range []int16{3, 6, 9, 56, 74, 75, 78, 100, 103, -1} {
 		t.Run(fmt.Sprint(code), func(t *testing.T) {
+			t.Parallel()
 			topic := c.create(t, 2)
 			produce(t, c.client(t), topic, 0, numbered("", 10)...)
 			produce(t, c.client(t), topic, 1, numbered("", 10)...)
@@ -125,6 +130,12 @@ func TestFetchErrors(t *testing.T) {
 			}
 			bad.Store(false)
 			require.Len(t, tl.await(t, 20), 20)
+			time.Sleep(100 * time.Millisecond)
+			tl.mu.Lock()
+			tl.err = nil
+			tl.mu.Unlock()
+			time.Sleep(2 * quiet)
+			require.NoError(t, tl.trouble()) // once it has passed it is not told any more
 		})
 	}
 }
@@ -300,6 +311,7 @@ func FuzzFetchAnswer(f *testing.F) {
 	rt.Partitions = append(rt.Partitions, rp)
 	res.Topics = append(res.Topics, rt)
 	f.Add(res.AppendTo(nil), true)
+	f.Add(res.AppendTo(nil)[:len(res.AppendTo(nil))-2], true)
 	res.Version = 12
 	f.Add(res.AppendTo(nil), false)
 	f.Add([]byte{0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0x0f}, true)
@@ -405,4 +417,67 @@ func TestConfig(t *testing.T) {
 		_, err := New(cfg)
 		require.ErrorContains(t, err, "kafka: Config."+field)
 	}
+}
+
+// A broker that cuts a batch off at the size that was asked for is asked for
+// more.
+func TestBatchCutOff(t *testing.T) {
+	c := fakeCluster(t)
+	topic := c.create(t, 1)
+	raw := plainBatch(0, 0, []string{strings.Repeat("x", 3<<20), "last"}, nil)
+	cfg := c.config(topic, 0)
+	c.fake.ControlKey(int16(protocol.Fetch), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		c.fake.KeepControl()
+		q := req.(*kmsg.FetchRequest)
+		res := q.ResponseKind().(*kmsg.FetchResponse)
+		res.Version = q.Version
+		rt, rp := kmsg.NewFetchResponseTopic(), kmsg.NewFetchResponseTopicPartition()
+		rt.TopicID = q.Topics[0].TopicID
+		rp.HighWatermark, rp.LastStableOffset = 2, 2
+		if asked := q.Topics[0].Partitions[0]; asked.FetchOffset < 2 {
+			rp.RecordBatches = raw[:min(len(raw), int(asked.PartitionMaxBytes))]
+		} else {
+			time.Sleep(10 * time.Millisecond)
+		}
+		rt.Partitions = append(rt.Partitions, rp)
+		res.Topics = append(res.Topics, rt)
+		return res, nil, true
+	})
+	tl := follow(t, cfg, nil)
+	require.Equal(t, "last", tl.await(t, 2)[1].key)
+	require.NoError(t, tl.trouble())
+}
+
+// An answer to what was asked for before a seek does not count after it.
+func TestSeekWhileAsked(t *testing.T) {
+	c := fakeCluster(t)
+	topic := c.create(t, 1)
+	for _, v := range numbered("", 10) {
+		produce(t, c.client(t), topic, 0, v)
+	}
+	cfg := c.config(topic, 0)
+	hold, held := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	cfg.Transport = &tamper{RoundTripper: transport(t, topic), after: func(r *fetchRequest) {
+		if r.asks[0].from == 5 {
+			once.Do(func() { close(held); <-hold })
+		}
+	}}
+	s, err := New(cfg)
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	require.NoError(t, s.Run(ctx, func(ctx context.Context, p tumble.Partition) error {
+		defer cancel()
+		c, err := p.Fetch(ctx, 5)
+		require.NoError(t, err)
+		require.Empty(t, c.Events)
+		<-held
+		time.AfterFunc(50*time.Millisecond, func() { close(hold) })
+		c, err = p.Fetch(ctx, 0)
+		require.NoError(t, err)
+		require.NotEmpty(t, c.Events)
+		require.EqualValues(t, 0, c.Events[0].Offset)
+		return nil
+	}))
 }

@@ -29,7 +29,7 @@ type cluster struct {
 }
 
 func fakeCluster(t testing.TB, opts ...kfake.Opt) cluster {
-	c, err := kfake.NewCluster(append([]kfake.Opt{kfake.NumBrokers(1)}, opts...)...)
+	c, err := kfake.NewCluster(append([]kfake.Opt{kfake.NumBrokers(1), kfake.AllowAutoTopicCreation()}, opts...)...)
 	require.NoError(t, err)
 	t.Cleanup(c.Close)
 	return cluster{c.ListenAddrs(), c}
