@@ -68,7 +68,8 @@ type Log struct {
 	// Another returns a source on the same log as another process has it. It is
 	// asked for its partitions only.
 	Another func(ctx context.Context) (tumble.Source, error)
-	// Latest is like Another, with the start policy "latest".
+	// Latest is like Another, with the start policy "latest". Its rule needs two
+	// partitions.
 	Latest func(ctx context.Context) (tumble.Source, error)
 
 	// Close is called when a rule is done with the log; nil if there is nothing
