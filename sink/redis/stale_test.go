@@ -1,0 +1,290 @@
+//go:build servers
+
+package redis_test
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/redis/rueidis"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tumblestream/tumble"
+	"github.com/tumblestream/tumble/sink/redis"
+)
+
+// users returns n increments of a window, of users from first on.
+func users(window time.Time, first, n int) []tumble.Delta {
+	deltas := make([]tumble.Delta, n)
+	for i := range deltas {
+		deltas[i] = tumble.Delta{Window: window, Key: "user-" + strconv.Itoa(first+i), N: 1}
+	}
+	return deltas
+}
+
+// TestWritersOutOfDate has writers that take a window to have other numbers of
+// buckets than it has: more, fewer, or of a life that ended.
+func TestWritersOutOfDate(t *testing.T) {
+	client := connect(t, single)
+	name := unique(t, client)
+	writer := func() tumble.Shard {
+		return open(t, newSink(t, redis.Config{Client: client, Name: name, Shards: 1}), minutes)[0]
+	}
+	first := writer()
+	from := register(t, first, "p/0")
+	want := make(map[string]int64)
+	apply := func(sh tumble.Shard, deltas []tumble.Delta) {
+		from = advance(t, sh, "p/0", from, time.Time{}, deltas...)
+		for _, d := range deltas {
+			want[d.Key] += d.N
+		}
+	}
+	apply(first, users(noon, 0, 5))     // one bucket
+	apply(writer(), users(noon, 0, 90)) // it guesses more
+	second := writer()
+	apply(second, users(noon, 80, 1500))
+	apply(first, users(noon, 0, 1700)) // it knows of one
+	apply(second, users(noon, 0, 1700))
+	requireWindow(t, newSink(t, redis.Config{Client: client, Name: name}), noon, want)
+
+	require.NoError(t, lose(t.Context(), client, name))
+	clear(want)
+	third := writer()
+	from = register(t, third, "p/0")
+	apply(third, users(noon, 0, 5))
+	apply(first, users(noon, 0, 100))
+	requireWindow(t, newSink(t, redis.Config{Client: client, Name: name}), noon, want)
+}
+
+// stuck remembers for ever how many buckets a window had, as a cache does for
+// a moment. It also refuses commands that a client may send to replicas.
+type stuck struct {
+	rueidis.Client
+	t    *testing.T
+	mu   sync.Mutex
+	seen map[string]rueidis.RedisResult
+}
+
+func (s *stuck) DoCache(ctx context.Context, cmd rueidis.Cacheable, ttl time.Duration) rueidis.RedisResult {
+	completed := rueidis.Completed(cmd)
+	require.False(s.t, completed.IsReadOnly(), "%q may go to a replica", cmd.Commands())
+	words := cmd.Commands()
+	if words[0] != "HGET" || words[2] != "\x00" {
+		return s.Client.DoCache(ctx, cmd, ttl)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	key := words[1]
+	if _, ok := s.seen[key]; !ok {
+		s.seen[key] = s.Client.DoCache(ctx, cmd, ttl)
+	}
+	return s.seen[key]
+}
+
+func (s *stuck) DoMultiCache(ctx context.Context, cmds ...rueidis.CacheableTTL) []rueidis.RedisResult {
+	all := make([]rueidis.RedisResult, len(cmds))
+	for i, c := range cmds {
+		all[i] = s.DoCache(ctx, c.Cmd, c.TTL)
+	}
+	return all
+}
+
+// TestReaderOutOfDate reads a window through a cache that knows an earlier
+// number of buckets.
+func TestReaderOutOfDate(t *testing.T) {
+	for _, before := range []int{1, 90, 300} { // keys when the reader first looks
+		t.Run(fmt.Sprint(before), func(t *testing.T) {
+			client := connect(t, single)
+			name := unique(t, client)
+			sh := open(t, newSink(t, redis.Config{Client: client, Name: name, Shards: 1}), minutes)[0]
+			from := advance(t, sh, "p/0", register(t, sh, "p/0"), time.Time{}, users(noon, 0, before)...)
+			reader := newSink(t, redis.Config{
+				Client: &stuck{Client: connect(t, single), t: t, seen: make(map[string]rueidis.RedisResult)}, Name: name,
+			})
+			look := func(n int) {
+				for i := 0; i < n; i += 1 + n/400 {
+					key := "user-" + strconv.Itoa(i)
+					want := tumble.Count{Key: key, Window: noon, N: 1}
+					c, err := reader.Count(t.Context(), key, noon)
+					require.NoError(t, err)
+					require.Equal(t, want, c)
+					counts, err := reader.Range(t.Context(), key, noon.Add(-time.Minute), noon.Add(time.Minute))
+					require.NoError(t, err)
+					require.Equal(t, []tumble.Count{want}, counts)
+				}
+			}
+			look(before)
+			advance(t, sh, "p/0", from, time.Time{}, users(noon, before, 3000)...)
+			time.Sleep(50 * time.Millisecond) // the notices of the buckets
+			look(before + 3000)
+		})
+	}
+}
+
+// meddling calls before before the first buckets are read.
+type meddling struct {
+	rueidis.Client
+	before func()
+}
+
+func (m *meddling) DoMulti(ctx context.Context, cmds ...rueidis.Completed) []rueidis.RedisResult {
+	if cmds[0].Commands()[0] == "HGETALL" && m.before != nil {
+		m.before()
+		m.before = nil
+	}
+	return m.Client.DoMulti(ctx, cmds...)
+}
+
+// TestGrowsWhileRead splits buckets between two looks of Top and Scan: what was
+// there before must be found.
+func TestGrowsWhileRead(t *testing.T) {
+	for read, f := range map[string]func(r tumble.Reader) (tumble.Page, error){
+		"top":  func(r tumble.Reader) (tumble.Page, error) { return r.Top(t.Context(), noon, 100_000) },
+		"scan": func(r tumble.Reader) (tumble.Page, error) { return r.Scan(t.Context(), noon, "", 100_000) },
+	} {
+		t.Run(read, func(t *testing.T) {
+			client := connect(t, single)
+			name := unique(t, client)
+			sh := open(t, newSink(t, redis.Config{Client: client, Name: name, Shards: 1}), minutes)[0]
+			from := advance(t, sh, "p/0", register(t, sh, "p/0"), time.Time{}, users(noon, 0, 900)...)
+			grow := func() { advance(t, sh, "p/0", from, time.Time{}, users(noon, 900, 1000)...) }
+			page, err := f(newSink(t, redis.Config{Client: &meddling{client, grow}, Name: name}))
+			require.NoError(t, err)
+			seen := make(map[string]bool)
+			for _, c := range page.Counts {
+				seen[c.Key] = true
+			}
+			for i := range 900 {
+				require.True(t, seen["user-"+strconv.Itoa(i)], i)
+			}
+		})
+	}
+}
+
+// replaced loses all and writes it again, otherwise, while a reader reads.
+type replaced struct {
+	rueidis.Client
+	replace func()
+}
+
+func (r *replaced) DoCache(ctx context.Context, cmd rueidis.Cacheable, ttl time.Duration) rueidis.RedisResult {
+	if cmd.Commands()[0] == "HMGET" && r.replace != nil {
+		defer func() { r.replace = nil }()
+		r.replace()
+	}
+	return r.Client.DoCache(ctx, cmd, ttl)
+}
+
+// TestReplacedWhileRead wants no count called final that was read of another
+// life than the finality was.
+func TestReplacedWhileRead(t *testing.T) {
+	client := connect(t, single)
+	name := unique(t, client)
+	write := func(n int64) (sh tumble.Shard, from tumble.Checkpoint) {
+		sh = open(t, newSink(t, redis.Config{Client: client, Name: name, Shards: 1}), minutes)[0]
+		return sh, advance(t, sh, "p/0", register(t, sh, "p/0"), noon, tumble.Delta{Window: noon, Key: "k", N: n})
+	}
+	for again := range 2 {
+		sh, from := write(3)
+		advance(t, sh, "p/0", from, noon.Add(time.Hour))
+		through := &replaced{Client: connect(t, single), replace: func() {
+			require.NoError(t, lose(t.Context(), client, name))
+			sh, from := write(1) // the rest is still to come
+			if again == 1 {
+				go func() { // and comes between count and the second look at finality
+					advance(t, sh, "p/0", from, noon.Add(time.Hour), tumble.Delta{Window: noon, Key: "k", N: 2})
+				}()
+			}
+			time.Sleep(20 * time.Millisecond)
+		}}
+		c, err := newSink(t, redis.Config{Client: through, Name: name}).Count(t.Context(), "k", noon)
+		require.NoError(t, err)
+		require.Equal(t, again == 1, c.Final, "%v", c)
+		if c.Final {
+			require.EqualValues(t, 3, c.N)
+		}
+		require.NoError(t, lose(t.Context(), client, name))
+	}
+}
+
+// TestEndedIsRaised stores a partition that has ended where others are further:
+// what it closes then is what the frontier closes, not what it closed itself.
+func TestEndedIsRaised(t *testing.T) {
+	client := connect(t, single)
+	name := unique(t, client)
+	berlin, err := time.LoadLocation("Europe/Berlin")
+	require.NoError(t, err)
+	def := tumble.Definition{Window: tumble.Window{Calendar: tumble.Day, Zone: berlin}, Grace: time.Hour, Retention: 48 * time.Hour}
+	sh := open(t, newSink(t, redis.Config{Client: client, Name: name, Shards: 1}), def)[0]
+	advance(t, sh, "live", register(t, sh, "live"), noon.Add(1))
+	for partition, c := range map[string]tumble.Checkpoint{
+		"none":  {Log: "log", Ended: true},
+		"early": {Log: "log", Ended: true, Watermark: noon.Add(-100 * time.Hour)},
+	} {
+		all, err := sh.Load(t.Context(), map[string]tumble.Checkpoint{partition: c})
+		require.NoError(t, err)
+		c.Watermark = noon.Add(1)
+		require.True(t, c.Same(all[partition]), "%v", all[partition])
+		stored, err := client.Do(t.Context(), client.B().Hget().Key(name+":{460}:checkpoints").Field(partition).Build()).ToString()
+		require.NoError(t, err)
+		day := time.Date(2024, 5, 2, 0, 0, 0, 0, berlin) // ends the day, an hour of grace
+		require.Equal(t, fmt.Sprintf("%d %d 0 0 %d ended log",
+			day.UnixMilli(), day.AddDate(0, 0, -2).UnixMilli(), noon.UnixNano()+1), stored)
+	}
+}
+
+// TestExpiresWhileRead wants a window that goes past retention while its count
+// is read to be called so.
+func TestExpiresWhileRead(t *testing.T) {
+	client := connect(t, single)
+	name := unique(t, client)
+	def := tumble.Definition{Window: minutes.Window, Retention: time.Hour}
+	sh := open(t, newSink(t, redis.Config{Client: client, Name: name, Shards: 1}), def)[0]
+	from := advance(t, sh, "p/0", register(t, sh, "p/0"), noon.Add(time.Minute), tumble.Delta{Window: noon, Key: "k", N: 1})
+	through := &replaced{Client: connect(t, single), replace: func() {
+		from = advance(t, sh, "p/0", from, noon.Add(100*time.Hour))
+		advance(t, sh, "p/0", from, time.Time{}) // deletes
+		time.Sleep(20 * time.Millisecond)
+	}}
+	reader := newSink(t, redis.Config{Client: through, Name: name})
+	for range 2 {
+		c, err := reader.Count(t.Context(), "k", noon)
+		require.NoError(t, err)
+		require.Equal(t, tumble.Count{Key: "k", Window: noon, Expired: true}, c)
+	}
+}
+
+// beaten opens the same name through another sink just before it writes.
+type beaten struct {
+	rueidis.Client
+	first func()
+}
+
+func (b *beaten) Do(ctx context.Context, cmd rueidis.Completed) rueidis.RedisResult {
+	if cmd.Commands()[0] == "EVALSHA" && b.first != nil {
+		first := b.first
+		b.first = nil
+		first()
+	}
+	return b.Client.Do(ctx, cmd)
+}
+
+// TestOpenComesSecond has another process store another number of shards after
+// this one has found nothing.
+func TestOpenComesSecond(t *testing.T) {
+	client := connect(t, single)
+	name := unique(t, client)
+	second := &beaten{client, func() { open(t, newSink(t, redis.Config{Client: client, Name: name, Shards: 3}), minutes) }}
+	require.Len(t, open(t, newSink(t, redis.Config{Client: second, Name: name}), minutes), 3)
+	second.first = func() {
+		require.NoError(t, lose(t.Context(), client, name))
+		open(t, newSink(t, redis.Config{Client: client, Name: name, Shards: 4}), minutes)
+	}
+	require.NoError(t, lose(t.Context(), client, name))
+	_, err := newSink(t, redis.Config{Client: second, Name: name, Shards: 3}).Open(t.Context(), minutes)
+	require.ErrorIs(t, err, tumble.ErrDefinition)
+}
