@@ -18,7 +18,6 @@ import (
 type prepared struct {
 	events []tumble.Event // one chunk after the other
 	left   int            // events yet to hand out
-	next   int64
 }
 
 func (s *prepared) Partitions(context.Context, map[string]tumble.Checkpoint) (map[string]tumble.Checkpoint, error) {

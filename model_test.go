@@ -157,6 +157,7 @@ func (s *logSource) Run(ctx context.Context, consume func(context.Context, tumbl
 
 type logPartition struct {
 	s         *logSource
+	log       string // as Resume saw it
 	id        string
 	committed int64
 	buf       []tumble.Event
@@ -172,6 +173,7 @@ func (p *logPartition) Resume(ctx context.Context, stored tumble.Checkpoint) (tu
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	l := t.parts[p.id]
+	p.log = l.log
 	switch {
 	case stored.Log == l.log && stored.Offset >= l.first:
 		return stored, nil
@@ -202,7 +204,7 @@ func (p *logPartition) Fetch(ctx context.Context, from int64) (tumble.Chunk, err
 		l := t.parts[p.id]
 		grown := l.grown
 		end := l.end
-		if from < l.first || from > end {
+		if from < l.first || from > end || l.log != p.log {
 			t.mu.Unlock()
 			return tumble.Chunk{}, fmt.Errorf("%d is not in [%d, %d]: %w", from, l.first, end, tumble.ErrOffsetOutOfRange)
 		}

@@ -61,7 +61,6 @@ func New(cfg Config) (*Pipeline, error) {
 	}
 	return &Pipeline{
 		cfg: cfg, def: cfg.definition(),
-		first:     map[string]Checkpoint{},
 		parts:     map[string]*PartitionStats{},
 		consumers: map[*consumer]struct{}{},
 		registry:  map[string]Checkpoint{},
@@ -105,6 +104,7 @@ func (p *Pipeline) run(ctx context.Context) error {
 	}
 	p.shards = shards
 	p.mu.Lock()
+	p.first = map[string]Checkpoint{}
 	p.tops = make([]mark, len(shards))
 	p.mu.Unlock()
 	if err := p.register(ctx); err != nil {

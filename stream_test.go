@@ -242,11 +242,12 @@ func TestReplayJudgesAsBefore(t *testing.T) {
 		want := sink.counts()
 		require.NotZero(t, p.Stats().DroppedLate)
 
+		faults := rand.New(rand.NewPCG(4, 4)) // rng is the topic's
 		again := newStore(4)
 		again.setFault(func(shard int, b *tumble.Batch) fault {
-			if b != nil && rng.IntN(4) == 0 {
+			if b != nil && faults.IntN(4) == 0 {
 				old := &storeShard{counts: maps.Clone(again.shards[shard].counts), stored: maps.Clone(again.shards[shard].stored)}
-				time.AfterFunc(time.Duration(rng.IntN(300))*time.Millisecond, func() { again.restore(shard, old) })
+				time.AfterFunc(time.Duration(faults.IntN(300))*time.Millisecond, func() { again.restore(shard, old) })
 			}
 			return fine
 		})
@@ -505,6 +506,60 @@ func TestAnotherLogIsARebase(t *testing.T) {
 			require.EqualValues(t, 2, c.Offset)
 			require.False(t, c.Watermark.Before(t0.Add(101*time.Second)))
 		}
+	})
+}
+
+// One lane finds the new log before the others do: offsets of the two must not
+// be compared.
+func TestLanesMeetInOneLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, sink := newTopic("a"), newStore(2)
+		for i := range 20 {
+			log.add("a", at(0, fmt.Sprint("old-", i)))
+		}
+		p := start(t, tumble.Config{Source: &logSource{topic: log, skipGap: true}, Sink: sink})
+		early := sink.snapshot(0)
+		time.Sleep(4800 * time.Millisecond)
+		require.Len(t, sink.counts(), 20)
+		log.mu.Lock() // without a word to who is reading
+		l := log.parts["a"]
+		l.log, l.events, l.end = "log-2", nil, 0
+		for i := range 30 {
+			l.append(at(0, fmt.Sprint("new-", i)))
+		}
+		log.mu.Unlock()
+		sink.restore(0, early)
+		time.Sleep(20 * time.Second)
+		require.NoError(t, p.stop())
+		for i := range 30 {
+			require.EqualValues(t, 1, sink.counts()[cell{t0.UnixNano(), fmt.Sprint("new-", i)}], "new-%d", i)
+		}
+	})
+}
+
+// A crash came while a channel was being closed: it has ended in one shard only.
+func TestHalfEnded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, sink := newTopic("a"), newStore(2)
+		log.add("a", at(10, "x"))
+		cfg := tumble.Config{Source: &logSource{topic: log, skipGap: true}, Sink: sink, Idle: -1}
+		p := start(t, cfg)
+		time.Sleep(time.Second)
+		open := sink.snapshot(1)
+		log.change("a", func(l *logPart) { l.ended = true })
+		require.NoError(t, <-p.done)
+		sink.restore(1, open)
+
+		log.change("a", func(l *logPart) { l.log, l.events, l.end, l.ended = "log-2", nil, 0, false })
+		p = start(t, cfg)
+		time.Sleep(time.Second)
+		require.Equal(t, "log-2", sink.stored(0, "a").Log)
+		require.Equal(t, "log-2", sink.stored(1, "a").Log)
+		require.True(t, sink.frontier(0).Equal(t0.Add(time.Minute)), "%v", sink.frontier(0))
+		log.add("a", at(20, "x"))
+		time.Sleep(time.Second)
+		require.NoError(t, p.stop())
+		require.EqualValues(t, 2, sink.counts()[cell{t0.UnixNano(), "x"}])
 	})
 }
 

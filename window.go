@@ -211,10 +211,10 @@ func (d Definition) Validate() error {
 		return err
 	}
 	if d.Grace < 0 || d.Grace > maxKeep || d.Grace%time.Millisecond != 0 {
-		return fmt.Errorf("Grace is %v, must be whole milliseconds from 0 to 50 years", d.Grace)
+		return fmt.Errorf("Definition.Grace is %v, must be whole milliseconds from 0 to 50 years", d.Grace)
 	}
 	if d.Retention < 0 || d.Retention > maxKeep-d.Grace || d.Retention%time.Millisecond != 0 {
-		return fmt.Errorf("Retention is %v, must be whole milliseconds from 0 (for ever), with Grace at most 50 years", d.Retention)
+		return fmt.Errorf("Definition.Retention is %v, must be whole milliseconds from 0 (for ever), with Grace at most 50 years", d.Retention)
 	}
 	return nil
 }
