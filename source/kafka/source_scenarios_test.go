@@ -368,11 +368,7 @@ func sourceRecreated(t *testing.T, c cluster) {
 		require.Eventually(t, func() bool {
 			return cl.ProduceSync(t.Context(), &kgo.Record{Topic: topic, Value: []byte("new0")}).FirstErr() == nil
 		}, 10*time.Second, 50*time.Millisecond)
-		var rest []string
-		for _, v := range numbered("new", 20)[1:] {
-			rest = append(rest, v)
-		}
-		produce(t, cl, topic, 0, rest...)
+		produce(t, cl, topic, 0, numbered("new", 20)[1:]...)
 		if policy == Fail {
 			require.ErrorContains(t, tl.result(t), "was recreated")
 			require.Len(t, tl.keys(), 5)
