@@ -121,7 +121,7 @@ type Event struct {
 type Chunk struct {
 	Events []Event   // by ascending Offset; valid until the next Fetch
 	Next   int64     // the offset to fetch next: beyond every Offset, perhaps beyond records that are no events
-	End    int64     // end of the log (Kafka: high watermark); -1: unknown. Caught up: Next >= End
+	End    int64     // end of the log (Kafka: high watermark); -1: unknown, and never caught up. Caught up: Next >= End
 	AsOf   time.Time // when the request that learned End was sent
 
 	// Records that gave no event. Each is reported once, however often it is read.
@@ -134,7 +134,7 @@ type Chunk struct {
 type Source interface {
 	// Partitions returns every partition of the source, whoever reads it, by
 	// its ID, with the checkpoint at which counting begins. stored is what the
-	// sink knows. A start policy ("latest") applies only to a source of which
+	// sink knows, other sources' partitions included. A start policy ("latest") applies only to a source of which
 	// nothing is stored; any other unknown partition begins at its earliest
 	// offset. It may be called again, to learn of partitions that are new.
 	Partitions(ctx context.Context, stored map[string]Checkpoint) (map[string]Checkpoint, error)
@@ -281,10 +281,10 @@ type Count struct {
 
 // A Page is a part of one window's counts.
 type Page struct {
-	Counts  []Count
-	Final   bool   // of the window in every shard
-	Expired bool   // past retention in some shard
-	Cursor  string // of the next page; "" on the last
+	Counts  []Count // each with the page's Final and Expired
+	Final   bool    // of the window in every shard
+	Expired bool    // past retention in some shard
+	Cursor  string  // of the next page; "" on the last
 }
 
 // A Reader reads what a sink holds. It is safe for concurrent use. It reads
@@ -292,6 +292,10 @@ type Page struct {
 // what it calls Final had all its counts when they were read, and what it does
 // not call Expired had not been deleted. Of a name under which nothing is
 // stored, Definition returns ErrNoDefinition.
+//
+// Every other method needs the definition too, and wraps ErrNoDefinition when
+// there is none. A time that is no event time, one outside the years 1700 to
+// 2199, is an error; the bounds of Range may be any.
 type Reader interface {
 	// Definition returns what the counts mean.
 	Definition(ctx context.Context) (Definition, error)

@@ -110,6 +110,29 @@ var readFaults = []*fault{
 
 	{name: "some definition for any name", rules: []string{"Reader/no definition"},
 		definition: func(_ *memory.Sink, def tumble.Definition, _ error) (tumble.Definition, error) { return def, nil }},
+	{name: "nothing counts as zero", rules: []string{"Reader/no definition, no counts"},
+		count: func(s *memory.Sink, key string, at time.Time) (tumble.Count, error) {
+			c, err := s.Count(context.Background(), key, at)
+			if errors.Is(err, tumble.ErrNoDefinition) {
+				err = nil
+			}
+			return c, err
+		}},
+	{name: "a window for any time", rules: []string{"Reader/times that are none"},
+		top: func(s *memory.Sink, at time.Time, n int) (tumble.Page, error) {
+			if at.Year() < 1700 {
+				return tumble.Page{}, nil
+			}
+			return s.Top(context.Background(), at, n)
+		}},
+	{name: "no count of a page is final", rules: []string{"Reader/counts of a page are as final as the page"},
+		scan: func(s *memory.Sink, at time.Time, cursor string, limit int) (tumble.Page, error) {
+			page, err := s.Scan(context.Background(), at, cursor, limit)
+			for i := range page.Counts {
+				page.Counts[i].Final = false
+			}
+			return page, err
+		}},
 	{name: "only the window is known", rules: []string{"Reader/the definition", "Open/stores the definition"},
 		definition: func(_ *memory.Sink, def tumble.Definition, err error) (tumble.Definition, error) {
 			return tumble.Definition{Window: def.Window}, err

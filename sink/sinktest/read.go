@@ -11,6 +11,8 @@ import (
 
 const (
 	docNoDefinition = "Of a name under which nothing is stored, Definition returns ErrNoDefinition."
+	docNeedsIt      = "Every other method needs the definition too, and wraps ErrNoDefinition when there is none."
+	docTimes        = "A time that is no event time, one outside the years 1700 to 2199, is an error; the bounds of Range may be any."
 	docFinality     = "Finality says what a frontier means for the window that ends at end: it is final once the frontier is Grace past it, and expired, then no longer final, once it is Grace + Retention past it."
 	docDefinition   = "Definition returns what the counts mean."
 	docCount        = "A Reader reads what a sink holds. Count returns the count of key in the window that holds at."
@@ -19,6 +21,7 @@ const (
 	docScan         = `Scan returns about limit of the counts in the window that holds at, in no order, beginning at cursor, which is "" for the first page and then the Cursor of the page before.`
 	docOnce         = "Over the pages of a window that does not change every key comes exactly once."
 	docCursor       = "An error wraps ErrCursor if cursor is not one that Scan returned."
+	docPageCounts   = "each with the page's Final and Expired"
 	docPage         = "of the window in every shard"
 	docPageExpired  = "past retention in some shard"
 )
@@ -55,10 +58,58 @@ func (p *process) page(final, expired bool, when string) {
 	}
 }
 
+// reads are the methods of a Reader that read counts.
+func reads(c *check, r tumble.Reader) map[string]func(at time.Time) error {
+	return map[string]func(time.Time) error{
+		"Count": func(at time.Time) error { _, err := r.Count(c.ctx, "a", at); return err },
+		"Range": func(at time.Time) error { _, err := r.Range(c.ctx, "a", at, at.Add(time.Hour)); return err },
+		"Top":   func(at time.Time) error { _, err := r.Top(c.ctx, at, 3); return err },
+		"Scan":  func(at time.Time) error { _, err := r.Scan(c.ctx, at, "", 3); return err },
+	}
+}
+
 var readerRules = []Rule{
 	rule("Reader/no definition", docNoDefinition, func(c *check) {
 		_, err := c.sink().Definition(c.ctx)
 		c.wraps(err, tumble.ErrNoDefinition, "Definition of a new name")
+	}),
+
+	rule("Reader/no definition, no counts", docNeedsIt, func(c *check) {
+		for name, read := range reads(c, c.sink()) {
+			c.wraps(read(t0), tumble.ErrNoDefinition, "%s of a new name", name)
+		}
+	}),
+
+	rule("Reader/times that are none", docTimes, func(c *check) {
+		p := c.open(minutes)
+		for name, read := range reads(c, p) {
+			for _, at := range []time.Time{{}, time.Date(1699, 12, 31, 23, 59, 59, 0, time.UTC), time.Date(2200, 1, 1, 0, 0, 0, 0, time.UTC)} {
+				if err := read(at); (err == nil) != (name == "Range") {
+					c.failf("%s at %v: error %v", name, at, err)
+				}
+			}
+		}
+	}),
+
+	rule("Reader/counts of a page are as final as the page", docPageCounts, func(c *check) {
+		p := c.open(minutes)
+		l := p.register("clicks/0", first())
+		l.some()
+		for _, final := range []bool{false, true} {
+			if final {
+				l.add(minute(2))
+			}
+			p.page(final, false, "counts of a page")
+			top, err := p.Top(c.ctx, t0, 100)
+			c.ok(err, "Top")
+			scan, err := p.Scan(c.ctx, t0, "", 100)
+			c.ok(err, "Scan")
+			for _, got := range slices.Concat(top.Counts, scan.Counts) {
+				if got.Final != final || got.Expired || !got.Window.Equal(t0) {
+					c.failf("a page that is final %v holds %+v", final, got)
+				}
+			}
+		}
 	}),
 
 	rule("Reader/the definition", docDefinition, func(c *check) {

@@ -12,7 +12,7 @@ const (
 	docAscending = "by ascending Offset; valid until the next Fetch"
 	docOffset    = "of its record; all events of one record share it and come in one Chunk"
 	docNext      = "the offset to fetch next: beyond every Offset, perhaps beyond records that are no events"
-	docEnd       = "end of the log (Kafka: high watermark); -1: unknown. Caught up: Next >= End"
+	docEnd       = "end of the log (Kafka: high watermark); -1: unknown, and never caught up. Caught up: Next >= End"
 	docAsOf      = "when the request that learned End was sent"
 	docOnce      = "Records that gave no event. Each is reported once, however often it is read."
 )

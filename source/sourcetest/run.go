@@ -15,7 +15,7 @@ import (
 
 const (
 	docPartitions = "Partitions returns every partition of the source, whoever reads it, by its ID, with the checkpoint at which counting begins."
-	docPolicy     = `stored is what the sink knows. A start policy ("latest") applies only to a source of which nothing is stored; any other unknown partition begins at its earliest offset.`
+	docPolicy     = `stored is what the sink knows, other sources' partitions included. A start policy ("latest") applies only to a source of which nothing is stored; any other unknown partition begins at its earliest offset.`
 	docAgain      = "It may be called again, to learn of partitions that are new."
 	docID         = `ID names the partition, the same in every process: "clicks/3".`
 	docRun        = "Run calls consume, in a goroutine of its own, for each partition that is assigned to this process, and returns once every call has returned."
