@@ -15,7 +15,8 @@
 // reads all that it needs before it writes anything. Redis may lose the last
 // seconds of what it acknowledged, when it crashes or a replica takes over:
 // counts go together with their checkpoints, and a pipeline counts that stretch
-// again. What must not happen is that Redis drops some keys and keeps others.
+// again. While a slot moves from one master to another its shard may refuse
+// calls, until it has moved. What must not happen is that Redis drops some keys and keeps others.
 // No key here has a time to live, and Open refuses a server whose
 // maxmemory-policy begins with "allkeys". Nothing else may write to the keys.
 //
