@@ -77,9 +77,12 @@ func (c cluster) rulesConfig(t *testing.T, change func(*Config)) sourcetest.Conf
 				c.deleteBefore(t, topic, number(id), before)
 				return nil
 			},
-			// Not Latest: the rule stores a partition of another source, and wants
-			// that to count. See the scenario of that name.
 			Another: source(cfg),
+			Latest: func(context.Context) (tumble.Source, error) {
+				cfg := cfg
+				cfg.Start = Latest
+				return New(cfg)
+			},
 		}, nil
 	}}
 }
