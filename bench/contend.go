@@ -1,0 +1,90 @@
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime/pprof"
+	"strconv"
+)
+
+// A contender is one way to count the clicks, or only to read them.
+type contender struct {
+	name, about string
+	kinds       []string // of topics that it reads
+	share       int      // it reads one in share of the clicks; the slow ones would take hours
+	missing     func() string
+	command     func(context.Context, job) (*exec.Cmd, error)
+	dots        bool                                          // it is no program of ours, and prints a byte for each record
+	own         bool                                          // it keeps its counts itself and tells them
+	counts      func(context.Context, *servers, *tally) error // reads its counts from Redis
+}
+
+func contenders() []contender {
+	all := []contender{
+		{name: "tumble", about: "this library: source/kafka, sink/redis, exactly once",
+			kinds: kinds, share: 1, counts: countsOfTumble},
+		{name: "franz-go-poll", about: "franz-go, poll only",
+			kinds: kinds, share: 1},
+		{name: "franz-go-loop", about: "franz-go, encoding/json, map, INCRBY pipelined every 100 ms, at least once",
+			kinds: kinds, share: 1, counts: countsOfStrings},
+		{name: "kafka-go-incr", about: "kafka-go's Reader, encoding/json, INCR a message",
+			kinds: kinds[:1], share: 40, counts: countsOfStrings},
+	}
+	for i, c := range all {
+		if c.command == nil {
+			all[i].command = func(ctx context.Context, j job) (*exec.Cmd, error) {
+				return self(ctx, "contend", "-kafka", j.kafka, "-redis", j.redis, "-topic", j.topic.name(),
+					"-n", strconv.Itoa(j.topic.n), "-group", j.group, "-profile", j.profile, c.name)
+			}
+		}
+	}
+	return all
+}
+
+// parts are the contenders in this program.
+var parts = map[string]func(context.Context, task) error{
+	"tumble":        contendTumble,
+	"franz-go-poll": contendPoll,
+	"franz-go-loop": contendLoop,
+	"kafka-go-incr": contendReader,
+}
+
+// A task is a job as a contender in this program gets it.
+type task struct {
+	kafka, redis, topic, group string
+	n                          int
+}
+
+// contend runs one contender of this program.
+func contend(ctx context.Context, args []string) (err error) {
+	var t task
+	f := flag.NewFlagSet("contend", flag.ExitOnError)
+	f.StringVar(&t.kafka, "kafka", "", "`address`")
+	f.StringVar(&t.redis, "redis", "", "`address`")
+	f.StringVar(&t.topic, "topic", "", "`name`")
+	f.StringVar(&t.group, "group", "", "`name`")
+	f.IntVar(&t.n, "n", 0, "`number` of records in the topic")
+	profile := f.String("profile", "", "`file` for a CPU profile")
+	if err := f.Parse(args); err != nil {
+		return err
+	}
+	run, ok := parts[f.Arg(0)]
+	if !ok || f.NArg() != 1 {
+		return fmt.Errorf("no contender %q", f.Args())
+	}
+	if *profile != "" {
+		file, err := os.Create(*profile)
+		if err != nil {
+			return err
+		}
+		defer file.Close()
+		if err := pprof.StartCPUProfile(file); err != nil {
+			return err
+		}
+		defer pprof.StopCPUProfile()
+	}
+	return run(ctx, t)
+}

@@ -1,0 +1,118 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// A topic holds the first clicks of a stream.
+type topic struct {
+	kind   string // plain, zstd, small
+	clicks clicks
+	n      int // how many of them
+}
+
+func (t topic) name() string {
+	return fmt.Sprintf("clicks-%d-of-%d-by-%d-seed-%d-%s", t.n, t.clicks.n, t.clicks.users, t.clicks.seed, t.kind)
+}
+
+// write writes t unless it is there.
+func (t topic) write(ctx context.Context, broker string) error {
+	codec, batch := kgo.NoCompression(), int32(16<<10)
+	switch t.kind {
+	case "zstd":
+		codec = kgo.ZstdCompression()
+	case "small":
+		batch = 1150 // about ten records
+	}
+	client, err := kgo.NewClient(kgo.SeedBrokers(broker), kgo.DefaultProduceTopic(t.name()),
+		kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerBatchCompression(codec),
+		kgo.ProducerBatchMaxBytes(batch), kgo.ProducerLinger(50*time.Millisecond), kgo.MaxBufferedRecords(40_000))
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	admin := kadm.NewClient(client)
+	if found, err := t.length(ctx, admin); err != nil || found == t.n {
+		return err
+	} else if found > 0 {
+		return fmt.Errorf("topic %s holds %d records, not %d: an earlier run was stopped; delete it", t.name(), found, t.n)
+	}
+	if _, err := admin.CreateTopic(ctx, partitions, 1, nil, t.name()); err != nil && !errors.Is(err, kerr.TopicAlreadyExists) {
+		return fmt.Errorf("create topic %s: %w", t.name(), err)
+	}
+	fmt.Fprintf(os.Stderr, "bench: writing %s\n", t.name())
+	failed := make(chan error, 1)
+	promise := func(_ *kgo.Record, err error) {
+		if err != nil {
+			select {
+			case failed <- err:
+			default:
+			}
+		}
+	}
+	for i, k := range t.clicks.all() {
+		if i == t.n {
+			break
+		}
+		name := userName(k.user)
+		client.Produce(ctx, &kgo.Record{
+			Key:       []byte(name),
+			Value:     k.appendJSON(make([]byte, 0, 96)),
+			Partition: int32(k.user % partitions),
+			Timestamp: k.at,
+		}, promise)
+	}
+	if err := client.Flush(ctx); err != nil {
+		return err
+	}
+	select {
+	case err := <-failed:
+		return fmt.Errorf("write %s: %w", t.name(), err)
+	default:
+	}
+	if found, err := t.length(ctx, admin); err != nil || found != t.n {
+		return errors.Join(err, fmt.Errorf("topic %s holds %d records, not %d", t.name(), found, t.n))
+	}
+	return nil
+}
+
+// length is how many records the topic holds, 0 if there is none.
+func (t topic) length(ctx context.Context, admin *kadm.Client) (int, error) {
+	offsets, err := admin.ListEndOffsets(ctx, t.name())
+	if err != nil {
+		return 0, err
+	}
+	n := 0
+	for _, p := range offsets[t.name()] {
+		if errors.Is(p.Err, kerr.UnknownTopicOrPartition) {
+			return 0, nil
+		}
+		if p.Err != nil {
+			return 0, p.Err
+		}
+		n += int(p.Offset)
+	}
+	return n, nil
+}
+
+// kinds of topics, and what they are called in the table.
+var kinds = []string{"plain", "zstd", "small"}
+
+func checkKinds(list string) ([]string, error) {
+	chosen := strings.Split(list, ",")
+	for _, k := range chosen {
+		if k != "plain" && k != "zstd" && k != "small" {
+			return nil, fmt.Errorf("-topics: %q is none of %s", k, strings.Join(kinds, ", "))
+		}
+	}
+	return chosen, nil
+}
