@@ -32,6 +32,12 @@ func contenders() []contender {
 			kinds: kinds, share: 1, counts: countsOfStrings},
 		{name: "kafka-go-incr", about: "kafka-go's Reader, encoding/json, INCR a message",
 			kinds: kinds[:1], share: 40, counts: countsOfStrings},
+		{name: "python-incr", about: "the tutorial's consumer: confluent-kafka, redis-py, INCR a message",
+			kinds: kinds[:1], share: 40, counts: countsOfStrings, missing: pythonMissing, command: script("consumer.py")},
+		{name: "python-batches", about: "the same in batches of 1,000, added up, INCRBY pipelined",
+			kinds: kinds[:1], share: 10, counts: countsOfStrings, missing: pythonMissing, command: script("batches.py")},
+		{name: "kcat-poll", about: "kcat (librdkafka), poll only",
+			kinds: kinds, share: 1, missing: kcatMissing, command: kcat, dots: true},
 	}
 	for i, c := range all {
 		if c.command == nil {

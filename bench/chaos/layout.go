@@ -4,6 +4,7 @@ import (
 	"crypto/sha1"
 	"encoding/binary"
 	"fmt"
+	"hash/fnv"
 	"math/bits"
 	"strconv"
 	"strings"
@@ -71,4 +72,14 @@ func checkpointOffset(record string) (int64, error) {
 		return 0, fmt.Errorf("checkpoint %q", record)
 	}
 	return strconv.ParseInt(words[2], 10, 64)
+}
+
+// shardOf returns the shard of a key: its FNV-1a, mixed by MurmurHash3's fmix64.
+func shardOf(key string) int {
+	f := fnv.New64a()
+	f.Write([]byte(key))
+	h := f.Sum64()
+	h = (h ^ h>>33) * 0xff51afd7ed558ccd
+	h = (h ^ h>>33) * 0xc4ceb9fe1a85ec53
+	return int((h ^ h>>33) % shards)
 }
