@@ -90,6 +90,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
+	"sync"
 	"time"
 )
 
@@ -485,6 +487,99 @@ func End(ctx context.Context, s Sink, partition string) error {
 		}
 	}
 	return nil
+}
+
+// Stats returns the books. It may be called at any time, from any goroutine.
+func (p *Pipeline) Stats() Stats { return p.books.stats() }
+
+// books keep Stats, for any goroutine, and tell when reading must wait.
+type books struct {
+	mu    sync.Mutex
+	sum   Stats // without Partitions
+	parts map[string]*PartitionStats
+	lost  map[string]gap // by partition: what was given up
+	limit int64          // of Increments
+	room  chan struct{}  // closed when they fall below it; nil: nobody waits
+}
+
+// A gap is what was given up of a log, so that each offset is booked once.
+type gap struct {
+	log  string
+	upTo int64
+}
+
+// open enters a partition, unless it is there already.
+func (b *books) open(id string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if _, ok := b.parts[id]; ok {
+		return false
+	}
+	b.parts[id] = &PartitionStats{ID: id, Offset: -1, End: -1, Committed: -1}
+	return true
+}
+
+func (b *books) close(id string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.parts, id)
+}
+
+func (b *books) change(f func(*Stats)) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	f(&b.sum)
+	if b.room != nil && b.sum.Increments < b.limit {
+		close(b.room)
+		b.room = nil
+	}
+}
+
+// of changes the state of a partition, which is open.
+func (b *books) of(id string, f func(*PartitionStats)) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	f(b.parts[id])
+}
+
+// full returns nil if another chunk may be read, else what is closed then.
+func (b *books) full() <-chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.sum.Increments < b.limit {
+		return nil
+	}
+	if b.room == nil {
+		b.room = make(chan struct{})
+	}
+	return b.room
+}
+
+// lose books offsets in [from, to) of a partition's log as lost, and returns
+// how many of them were not yet.
+func (b *books) lose(id, log string, from, to int64) int64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if g := b.lost[id]; g.log == log {
+		from = max(from, g.upTo)
+	}
+	if from >= to {
+		return 0
+	}
+	b.lost[id] = gap{log, to}
+	b.sum.Lost += to - from
+	return to - from
+}
+
+func (b *books) stats() Stats {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s := b.sum
+	for _, part := range b.parts {
+		s.Partitions = append(s.Partitions, *part)
+	}
+	slices.SortFunc(s.Partitions, func(a, b PartitionStats) int { return cmp.Compare(a.ID, b.ID) })
+	return s
 }
 
 // Hash maps a key to its shard: key k belongs to shard Hash(k) % shards. It is

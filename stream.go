@@ -1,56 +1,43 @@
 package tumble
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"math/rand/v2"
-	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
 const (
-	sealAt     = 1000            // increments of a batch; scripts gain nothing above it
-	sealBusy   = 3 * sealAt      // ... while the lane's last one is outstanding
-	lagLimit   = 10_000          // offsets that a quiet lane's checkpoint may lag
-	quietEvery = 5 * time.Second // a quiet lane writes its checkpoint at least so often
-	pollEvery  = 5 * time.Second // each process looks at every shard so often
-	firstWait  = 50 * time.Millisecond
-	maxWait    = 5 * time.Second
-	lossWait   = 250 * time.Millisecond // for the news of a loss to be complete
-	rivalWait  = 100 * time.Millisecond
+	pollEvery = 5 * time.Second // each process looks at every shard so often
+	firstWait = 50 * time.Millisecond
+	maxWait   = 5 * time.Second
+	lossWait  = 250 * time.Millisecond // for the news of a loss to be complete
+	rivalWait = 100 * time.Millisecond
 )
 
 // A Pipeline reads a Source, counts per key and window, and keeps the counts in
 // a Sink.
 type Pipeline struct {
-	cfg    Config
-	def    Definition
-	shards []Shard
+	cfg     Config
+	def     Definition
+	shards  []Shard
+	books   books
+	running atomic.Bool
 
 	registering sync.Mutex            // one registration at a time
-	first       map[string]Checkpoint // the source's first word on each partition; under registering
+	first       map[string]Checkpoint // the source's first word on each partition; under registering and mu
 
 	mu        sync.Mutex
-	running   bool
-	books     Stats                      // without Partitions
-	parts     map[string]*PartitionStats // being read
 	consumers map[*consumer]struct{}
 	registry  map[string]Checkpoint // where every known partition begins, for a shard that lost it
 	tops      []mark                // largest watermark of each shard, as last seen
-	lost      map[string]gap        // by partition: what was given up, so that each offset is booked once
 	looking   chan struct{}         // closed to poll at once
 	looked    time.Time             // when that was done last
-	room      chan struct{}         // closed when Increments falls below MaxPending; nil: nobody waits
-}
-
-type gap struct {
-	log  string
-	upTo int64
 }
 
 // New returns a pipeline for Run, or an error that names the field of cfg that
@@ -61,10 +48,9 @@ func New(cfg Config) (*Pipeline, error) {
 	}
 	return &Pipeline{
 		cfg: cfg, def: cfg.definition(),
-		parts:     map[string]*PartitionStats{},
+		books:     books{limit: int64(cfg.MaxPending), parts: map[string]*PartitionStats{}, lost: map[string]gap{}},
 		consumers: map[*consumer]struct{}{},
 		registry:  map[string]Checkpoint{},
-		lost:      map[string]gap{},
 		looking:   make(chan struct{}),
 	}, nil
 }
@@ -74,19 +60,10 @@ func New(cfg Config) (*Pipeline, error) {
 // opened, or if one of them has an error that retrying cannot mend. It may be
 // called again after it has returned, not before.
 func (p *Pipeline) Run(ctx context.Context) error {
-	p.mu.Lock()
-	if p.running {
-		p.mu.Unlock()
+	if !p.running.CompareAndSwap(false, true) {
 		return errors.New("tumble: Run is running already")
 	}
-	p.running = true
-	p.mu.Unlock()
-	defer func() {
-		p.mu.Lock()
-		p.running = false
-		p.mu.Unlock()
-	}()
-
+	defer p.running.Store(false)
 	err := p.run(ctx)
 	if ctx.Err() != nil && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)) {
 		return nil
@@ -110,7 +87,6 @@ func (p *Pipeline) run(ctx context.Context) error {
 	if err := p.register(ctx); err != nil {
 		return err
 	}
-
 	var wg sync.WaitGroup
 	polling, stop := context.WithCancel(ctx)
 	for i := range shards {
@@ -221,7 +197,7 @@ func (p *Pipeline) load(ctx context.Context, shard int, init func() map[string]C
 		} else if wait.first() {
 			p.cfg.Logger.Warn("cannot load a shard, trying again", "shard", shard, "error", err)
 		}
-		p.book(func(s *Stats) { s.Retries++ })
+		p.books.change(func(s *Stats) { s.Retries++ })
 		if !wait.sleep(ctx, nil) {
 			return nil, ctx.Err()
 		}
@@ -230,13 +206,12 @@ func (p *Pipeline) load(ctx context.Context, shard int, init func() map[string]C
 
 // saw remembers a shard's largest watermark.
 func (p *Pipeline) saw(shard int, stored map[string]Checkpoint) {
-	var top mark
-	for _, c := range stored {
-		top = later(top, markOf(c.Watermark))
-	}
 	p.mu.Lock()
-	p.tops[shard] = top
-	p.mu.Unlock()
+	defer p.mu.Unlock()
+	p.tops[shard] = mark{}
+	for _, c := range stored {
+		p.tops[shard] = later(p.tops[shard], markOf(c.Watermark))
+	}
 }
 
 // top returns the largest watermark in the sink, as last seen.
@@ -281,11 +256,7 @@ func (p *Pipeline) poll(ctx context.Context, shard int) {
 		p.mu.Lock()
 		known := map[string]Checkpoint{}
 		merge(known, stored)
-		for id, c := range known {
-			if first, ok := p.first[id]; !ok || !c.Ended || c.Log == first.Log {
-				p.registry[id] = c
-			}
-		}
+		p.learn(known)
 		for c, epoch := range epochs {
 			if _, ok := p.consumers[c]; !ok {
 				continue
@@ -308,57 +279,6 @@ func (p *Pipeline) look() {
 		close(p.looking)
 		p.looking = make(chan struct{})
 	}
-}
-
-// book changes the books.
-func (p *Pipeline) book(change func(*Stats)) {
-	p.mu.Lock()
-	change(&p.books)
-	if p.room != nil && p.books.Increments < int64(p.cfg.MaxPending) {
-		close(p.room)
-		p.room = nil
-	}
-	p.mu.Unlock()
-}
-
-// full returns nil if another chunk may be read, else what is closed then.
-func (p *Pipeline) full() <-chan struct{} {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.books.Increments < int64(p.cfg.MaxPending) {
-		return nil
-	}
-	if p.room == nil {
-		p.room = make(chan struct{})
-	}
-	return p.room
-}
-
-// lose books offsets in [from, to) of a partition's log as lost, each once.
-func (p *Pipeline) lose(id, log string, from, to int64) int64 {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if g := p.lost[id]; g.log == log {
-		from = max(from, g.upTo)
-	}
-	if from >= to {
-		return 0
-	}
-	p.lost[id] = gap{log, to}
-	p.books.Lost += to - from
-	return to - from
-}
-
-// Stats returns the books. It may be called at any time, from any goroutine.
-func (p *Pipeline) Stats() Stats {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	s := p.books
-	for _, part := range p.parts {
-		s.Partitions = append(s.Partitions, *part)
-	}
-	slices.SortFunc(s.Partitions, func(a, b PartitionStats) int { return cmp.Compare(a.ID, b.ID) })
-	return s
 }
 
 // A backoff spaces retries: 50 ms doubling to 5 s, less up to half at random.
@@ -404,27 +324,22 @@ type consumer struct {
 	over error // io.EOF or ErrEnded: nothing to read, unless a lane is settled
 	stop error // reading is over for good; errStopped: ctx ended
 
-	reading bool // a call on the partition is under way
-	retry   backoff
-	readAt  time.Time // earliest time of the next call, after errors
-
-	// Settling.
+	reading   bool // a call on the partition is under way
+	retry     backoff
+	readAt    time.Time // earliest time of the next call, after errors
 	all       bool      // every lane must be settled before reading goes on
 	conflicts int       // settled in a row without a batch applied
 	restAt    time.Time // rivals: neither read nor send before
 	committed int64     // last told to the Committer
-
-	// Flushing.
-	flushAt time.Time // zero: nothing to flush
-	flushed time.Time
+	flushAt   time.Time // zero: nothing to flush
+	flushed   time.Time
 
 	answers  chan answer  // from the partition
 	outcomes chan outcome // from the lanes
 	polled   chan polled
 	calls    sync.WaitGroup
 	halted   chan struct{} // closed with stop: hurries retries
-
-	troubles map[int]error // last error by lane, -1: of the partition; under p.mu
+	troubles map[int]error // last error by lane, -1: of the partition; within books.of
 }
 
 // An answer is a Chunk, or, if there are lanes, where each is to go on.
@@ -456,16 +371,16 @@ var errStopped = errors.New("stopped")
 // is fatal. It flushes before it returns.
 func (p *Pipeline) consume(ctx context.Context, part Partition) error {
 	c := &consumer{
-		aggregator: aggregator{
-			id: part.ID(), def: p.def, table: newTable(), spans: spans{def: p.def}, closings: spans{def: p.def},
-			onLate: p.cfg.OnLate,
-		},
-		p: p, part: part, all: true, committed: -1,
+		aggregator: newAggregator(part.ID(), p.def, p.shards),
+		p:          p, part: part, all: true, committed: -1,
 		answers: make(chan answer, 1), outcomes: make(chan outcome, len(p.shards)),
 		polled: make(chan polled, len(p.shards)), halted: make(chan struct{}),
 		troubles: map[int]error{},
 	}
-	c.onReject = c.reject
+	c.onLate = p.cfg.OnLate
+	c.onReject = func(ev *Event) {
+		p.cfg.Logger.Warn("event time is not within the years 1700 to 2199: not counted", "partition", c.id, "offset", ev.Offset, "key", ev.Key, "time", ev.Time)
+	}
 	p.registering.Lock()
 	_, known := p.first[c.id]
 	p.registering.Unlock()
@@ -476,20 +391,15 @@ func (p *Pipeline) consume(ctx context.Context, part Partition) error {
 			return err
 		}
 	}
-	for i, shard := range p.shards {
-		c.lanes = append(c.lanes, &lane{shard: shard, index: i, reload: true})
-	}
-	p.mu.Lock()
-	if _, ok := p.parts[c.id]; ok {
-		p.mu.Unlock()
+	if !p.books.open(c.id) {
 		return fmt.Errorf("tumble: partition %s is being read already", c.id)
 	}
-	p.parts[c.id] = &PartitionStats{ID: c.id, Offset: -1, End: -1, Committed: -1}
+	defer p.books.close(c.id)
+	p.mu.Lock()
 	p.consumers[c] = struct{}{}
 	p.mu.Unlock()
 	defer func() {
 		p.mu.Lock()
-		delete(p.parts, c.id)
 		delete(p.consumers, c)
 		p.mu.Unlock()
 	}()
@@ -575,15 +485,15 @@ func (c *consumer) leave() error {
 	for _, ln := range c.lanes {
 		n, increments := ln.drop(&c.table)
 		events += n
-		c.p.book(func(s *Stats) { s.Increments -= int64(increments) })
+		c.p.books.change(func(s *Stats) { s.Increments -= int64(increments) })
 	}
-	if c.stop == nil || c.stop == errStopped {
-		if events > 0 {
-			c.p.cfg.Logger.Warn("stopped before everything was flushed: it is read again by whoever goes on", "partition", c.id, "events", events)
-		}
-		return nil
+	if c.stop != nil && c.stop != errStopped {
+		return c.stop
 	}
-	return c.stop
+	if events > 0 {
+		c.p.cfg.Logger.Warn("stopped before everything was flushed: it is read again by whoever goes on", "partition", c.id, "events", events)
+	}
+	return nil
 }
 
 // next returns when to go on even if nothing happens; zero: never.
@@ -623,7 +533,7 @@ func (c *consumer) advance(ctx, sending context.Context) (room <-chan struct{}) 
 		c.calls.Go(func() { c.answers <- c.resume(ctx, settle) })
 	case c.over != nil:
 	default:
-		if room = c.p.full(); room != nil {
+		if room = c.p.books.full(); room != nil {
 			return room
 		}
 		c.reading = true
@@ -651,8 +561,8 @@ func (c *consumer) launch(ctx, sending context.Context, ln *lane, resting bool) 
 	}
 	switch {
 	case len(ln.queue) > 0 && (!ln.reload || c.all):
-		if !resting {
-			c.start(ln, func() outcome { return c.deliver(sending, ln, ln.queue[0]) })
+		if b := ln.queue[0]; !resting {
+			c.start(ln, func() outcome { return c.deliver(sending, ln, b) })
 		}
 	case ln.reload:
 		c.start(ln, func() outcome { return c.load(ctx, ln, nil) })
@@ -670,27 +580,25 @@ func (c *consumer) deliver(ctx context.Context, ln *lane, b *parcel) outcome {
 	o := outcome{ln: ln, parcel: b}
 	for wait := (backoff{}); ; {
 		err := ln.shard.Apply(ctx, b.Batch)
-		switch {
-		case err == nil:
+		if err == nil {
 			c.trouble(ln.index, nil)
 			return o
-		case errors.Is(err, ErrConflict):
-			c.trouble(ln.index, nil)
-			c.p.book(func(s *Stats) { s.Conflicts++ })
+		} else if errors.Is(err, ErrConflict) {
+			c.p.books.change(func(s *Stats) { s.Conflicts++ })
 			found := c.load(ctx, ln, nil)
 			o.found, o.err = found.found, found.err
 			return o
-		case errors.Is(err, ErrDefinition) || ctx.Err() != nil:
-			o.err = fmt.Errorf("tumble: apply %s@%d to shard %d: %w", c.id, b.From.Offset, ln.index, err)
+		}
+		o.err = fmt.Errorf("tumble: apply %s@%d to shard %d: %w", c.id, b.From.Offset, ln.index, err)
+		if errors.Is(err, ErrDefinition) || ctx.Err() != nil {
 			return o
 		}
-		o.repeat = true
-		c.trouble(ln.index, fmt.Errorf("tumble: apply %s@%d to shard %d: %w", c.id, b.From.Offset, ln.index, err))
-		c.p.book(func(s *Stats) { s.Retries++ })
+		c.trouble(ln.index, o.err)
+		c.p.books.change(func(s *Stats) { s.Retries++ })
 		if !wait.sleep(ctx, c.halted) {
-			o.err = ctx.Err()
 			return o
 		}
+		o.repeat, o.err = true, nil
 	}
 }
 
@@ -718,17 +626,11 @@ func (c *consumer) load(ctx context.Context, ln *lane, restart *Checkpoint) outc
 // resume asks the source where lanes are to go on.
 func (c *consumer) resume(ctx context.Context, lanes []*lane) answer {
 	a := answer{lanes: lanes}
-	// Lanes mostly stand at the same place, and to ask may cost a request.
-	type place struct {
-		log            string
-		origin, offset int64
-		wm             mark
-	}
-	known := map[place]Checkpoint{}
+	known := map[Checkpoint]Checkpoint{} // lanes mostly stand at one place, and to ask may cost a request
 	for _, ln := range lanes {
 		stored := ln.found.stored
-		at := place{stored.Log, stored.Origin, stored.Offset, markOf(stored.Watermark)}
-		to, ok := known[at]
+		stored.Watermark = stored.Watermark.UTC()
+		to, ok := known[stored]
 		for wait := (backoff{}); !ok; {
 			var err error
 			if to, err = c.part.Resume(ctx, stored); err == nil {
@@ -739,12 +641,12 @@ func (c *consumer) resume(ctx context.Context, lanes []*lane) answer {
 				return a
 			}
 			c.trouble(-1, a.err)
-			c.p.book(func(s *Stats) { s.Retries++ })
+			c.p.books.change(func(s *Stats) { s.Retries++ })
 			if !wait.sleep(ctx, nil) {
 				return a
 			}
 		}
-		known[at] = to
+		known[stored] = to
 		a.to = append(a.to, to)
 	}
 	a.err = nil
@@ -775,7 +677,7 @@ func (c *consumer) settleCall(ctx context.Context, o outcome) {
 	b := o.parcel
 	ln.queue = ln.queue[1:]
 	ln.stored = b.To
-	c.p.book(func(s *Stats) {
+	c.p.books.change(func(s *Stats) {
 		s.Flushes++
 		s.Pending -= b.tally.events()
 		s.Increments -= int64(len(b.Deltas))
@@ -845,7 +747,7 @@ func (c *consumer) take(ctx context.Context, a answer) {
 		c.calm = calm{}
 		c.readAt = time.Now().Add(c.retry.next())
 		c.trouble(-1, fmt.Errorf("tumble: fetch %s@%d: %w", c.id, c.pos, a.err))
-		c.p.book(func(s *Stats) { s.Retries++ })
+		c.p.books.change(func(s *Stats) { s.Retries++ })
 	}
 }
 
@@ -871,7 +773,7 @@ func (c *consumer) adopt(ctx context.Context, a answer) {
 		rival = rival || ln.rival
 		ln.found, ln.rival, ln.reload = nil, false, false
 		events, increments := ln.drop(&c.table)
-		c.p.book(func(s *Stats) {
+		c.p.books.change(func(s *Stats) {
 			s.Pending -= events
 			s.Replayed += events
 			s.Increments -= int64(increments)
@@ -888,7 +790,7 @@ func (c *consumer) adopt(ctx context.Context, a answer) {
 			c.halt(err)
 			return
 		}
-		if n := c.p.lose(c.id, to.Log, from, to.Offset); n > 0 {
+		if n := c.p.books.lose(c.id, to.Log, from, to.Offset); n > 0 {
 			c.p.cfg.Logger.Error("events can no longer be read and were not counted", "partition", c.id, "from", from, "to", to.Offset, "at most", n)
 		}
 	}
@@ -923,16 +825,18 @@ func (c *consumer) read(ch Chunk) {
 		c.promise(ch, p.cfg.Idle, p.top)
 	}
 	c.arm()
-	p.mu.Lock()
-	p.books.Read += int64(len(ch.Events)) + ch.Rejected + ch.Skipped
-	p.books.Rejected += ch.Rejected
-	p.books.Skipped += ch.Skipped
-	p.books.Replayed += r.replayed
-	p.books.Pending += int64(len(ch.Events)) - r.replayed
-	p.books.Increments += r.increments
-	part := p.parts[c.id]
-	part.Offset, part.End, part.Watermark, part.CaughtUp = c.pos, ch.End, c.wm.time(), ch.End >= 0 && c.pos >= ch.End
-	p.mu.Unlock()
+	p.books.change(func(s *Stats) {
+		n := int64(len(ch.Events))
+		s.Read += n + ch.Rejected + ch.Skipped
+		s.Rejected += ch.Rejected
+		s.Skipped += ch.Skipped
+		s.Replayed += r.replayed
+		s.Pending += n - r.replayed
+		s.Increments += r.increments
+	})
+	p.books.of(c.id, func(s *PartitionStats) {
+		s.Offset, s.End, s.Watermark, s.CaughtUp = c.pos, ch.End, c.wm.time(), ch.End >= 0 && c.pos >= ch.End
+	})
 }
 
 // arm sets the time of the next flush, if there is something to flush.
@@ -944,10 +848,6 @@ func (c *consumer) arm() {
 	if now := time.Now(); c.flushAt.Before(now) {
 		c.flushAt = now
 	}
-}
-
-func (c *consumer) reject(ev *Event) {
-	c.p.cfg.Logger.Warn("event time is not within the years 1700 to 2199: not counted", "partition", c.id, "offset", ev.Offset, "key", ev.Key, "time", ev.Time)
 }
 
 // rest gives way to another process that counts this partition.
@@ -965,22 +865,12 @@ func (c *consumer) rest() {
 
 // commit tells the source how far every shard holds its counts.
 func (c *consumer) commit() {
-	low := int64(-1)
-	for _, ln := range c.lanes {
-		if ln.stored.Log != c.log || c.log == "" {
-			return
-		}
-		if low < 0 || ln.stored.Offset < low {
-			low = ln.stored.Offset
-		}
-	}
+	low := c.held(c.log)
 	if low <= c.committed {
 		return
 	}
 	c.committed = low
-	c.p.mu.Lock()
-	c.p.parts[c.id].Committed = low
-	c.p.mu.Unlock()
+	c.p.books.of(c.id, func(s *PartitionStats) { s.Committed = low })
 	if committer, ok := c.part.(Committer); ok {
 		committer.Committed(low)
 	}
@@ -990,24 +880,22 @@ func (c *consumer) commit() {
 // nil says that it has passed. It is logged when the first comes and when the
 // last has gone.
 func (c *consumer) trouble(index int, err error) {
-	p := c.p
-	p.mu.Lock()
-	before := len(c.troubles)
-	if delete(c.troubles, index); err != nil {
-		c.troubles[index] = err
-	}
-	after := len(c.troubles)
-	if part := p.parts[c.id]; part != nil {
-		part.Err = nil
-		for _, err := range c.troubles {
-			part.Err = err
+	var before, after int
+	c.p.books.of(c.id, func(s *PartitionStats) {
+		before = len(c.troubles)
+		if delete(c.troubles, index); err != nil {
+			c.troubles[index] = err
 		}
-	}
-	p.mu.Unlock()
+		after = len(c.troubles)
+		s.Err = nil
+		for _, err := range c.troubles {
+			s.Err = err
+		}
+	})
 	switch {
 	case before == 0 && after > 0:
-		p.cfg.Logger.Warn("trying again until it works", "partition", c.id, "error", err)
+		c.p.cfg.Logger.Warn("trying again until it works", "partition", c.id, "error", err)
 	case before > 0 && after == 0:
-		p.cfg.Logger.Info("works again", "partition", c.id)
+		c.p.cfg.Logger.Info("works again", "partition", c.id)
 	}
 }

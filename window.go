@@ -467,6 +467,13 @@ func (t *table) shrink(lanes []*lane) {
 	t.rehash(slots)
 }
 
+const (
+	sealAt     = 1000            // increments of a batch; scripts gain nothing above it
+	sealBusy   = 3 * sealAt      // ... while the lane's last one is outstanding
+	lagLimit   = 10_000          // offsets that a quiet lane's checkpoint may lag
+	quietEvery = 5 * time.Second // a quiet lane writes its checkpoint at least so often
+)
+
 // A tally is what became of the events of one batch; it is booked with it.
 type tally struct{ counted, late, ahead, dropped, expired, rejected int64 }
 
@@ -586,6 +593,14 @@ type aggregator struct {
 type calm struct {
 	since time.Time // AsOf of the first; zero: no row
 	wm    mark      // as the row began
+}
+
+func newAggregator(id string, def Definition, shards []Shard) aggregator {
+	a := aggregator{id: id, def: def, table: newTable(), spans: spans{def: def}, closings: spans{def: def}}
+	for i, shard := range shards {
+		a.lanes = append(a.lanes, &lane{shard: shard, index: i, reload: true})
+	}
+	return a
 }
 
 // A reading is what a chunk adds to the books.
@@ -794,6 +809,21 @@ func (a *aggregator) sealFull() {
 		}
 	}
 	a.full = a.full[:0]
+}
+
+// held is up to where every shard holds the counts of a log; -1: some hold
+// another's.
+func (a *aggregator) held(log string) int64 {
+	low := int64(-1)
+	for i, ln := range a.lanes {
+		if ln.stored.Log != log {
+			return -1
+		}
+		if i == 0 || ln.stored.Offset < low {
+			low = ln.stored.Offset
+		}
+	}
+	return low
 }
 
 // flush seals what is open. A lane without increments writes its checkpoint
