@@ -36,6 +36,10 @@ func contenders() []contender {
 			kinds: kinds[:1], share: 40, counts: countsOfStrings, missing: pythonMissing, command: script("consumer.py")},
 		{name: "python-batches", about: "the same in batches of 1,000, added up, INCRBY pipelined",
 			kinds: kinds[:1], share: 10, counts: countsOfStrings, missing: pythonMissing, command: script("batches.py")},
+		{name: "streams", about: "Kafka Streams: exactly_once_v2, RocksDB, 1-minute windows with 10 s of grace; counts stay in its own store",
+			kinds: kinds[:1], share: 1, missing: javaMissing("streams"), command: java("streams"), own: true},
+		{name: "flink", about: "Flink in one process: exactly once, checkpoints every second, state on the heap; counts are not written anywhere",
+			kinds: kinds[:1], share: 1, missing: javaMissing("flink"), command: java("flink"), own: true},
 		{name: "kcat-poll", about: "kcat (librdkafka), poll only",
 			kinds: kinds, share: 1, missing: kcatMissing, command: kcat, dots: true},
 	}

@@ -30,6 +30,7 @@ type job struct {
 	topic        topic
 	group        string // of consumers; used by nobody before
 	profile      string // file for a CPU profile; empty: none
+	scratch      string // folder for its files
 }
 
 // usage is what one run cost.
@@ -49,6 +50,10 @@ func measure(ctx context.Context, c contender, j job, s *servers, want *tally) (
 	if err != nil {
 		return usage{}, err
 	}
+	if j.scratch, err = os.MkdirTemp("", "tumble-bench-"); err != nil {
+		return usage{}, err
+	}
+	defer os.RemoveAll(j.scratch)
 	cmd, err := c.command(ctx, j)
 	if err != nil {
 		return usage{}, err

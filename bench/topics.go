@@ -41,10 +41,14 @@ func (t topic) write(ctx context.Context, broker string) error {
 	}
 	defer client.Close()
 	admin := kadm.NewClient(client)
-	if found, err := t.length(ctx, admin); err != nil || found == t.n {
+	found, err := t.length(ctx, admin)
+	if err != nil || found == t.n {
 		return err
-	} else if found > 0 {
-		return fmt.Errorf("topic %s holds %d records, not %d: an earlier run was stopped; delete it", t.name(), found, t.n)
+	}
+	if found > 0 { // a run was stopped while it wrote
+		if err := t.remove(ctx, admin); err != nil {
+			return err
+		}
 	}
 	if _, err := admin.CreateTopic(ctx, partitions, 1, nil, t.name()); err != nil && !errors.Is(err, kerr.TopicAlreadyExists) {
 		return fmt.Errorf("create topic %s: %w", t.name(), err)
@@ -79,10 +83,27 @@ func (t topic) write(ctx context.Context, broker string) error {
 		return fmt.Errorf("write %s: %w", t.name(), err)
 	default:
 	}
-	if found, err := t.length(ctx, admin); err != nil || found != t.n {
-		return errors.Join(err, fmt.Errorf("topic %s holds %d records, not %d", t.name(), found, t.n))
+	if found, err = t.length(ctx, admin); err == nil && found != t.n {
+		err = fmt.Errorf("topic %s holds %d records, not %d", t.name(), found, t.n)
 	}
-	return nil
+	return err
+}
+
+// remove deletes the topic, and waits until it is gone.
+func (t topic) remove(ctx context.Context, admin *kadm.Client) error {
+	if _, err := admin.DeleteTopic(ctx, t.name()); err != nil {
+		return fmt.Errorf("delete topic %s: %w", t.name(), err)
+	}
+	for {
+		if found, err := t.length(ctx, admin); err != nil || found == 0 {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
 }
 
 // length is how many records the topic holds, 0 if there is none.

@@ -24,10 +24,10 @@ type fleet struct {
 
 	mu        sync.Mutex
 	consumers []*consumer
-	books     books  // the sum of those that ended in order
-	ended     int    // how many did
-	killed    int    // took theirs with them
-	refused   int    // starts that found no server, and said so
+	books     books // the sum of those that ended in order
+	ended     int   // how many did
+	killed    int   // took theirs with them
+	refused   int   // starts that found no server, and said so
 	wrong     []string
 	restless  atomic.Bool // its watch is running
 	watch     *watch

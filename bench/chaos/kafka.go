@@ -219,7 +219,15 @@ func (k *kafka) grow(ctx context.Context) error {
 // ends returns the offsets at which the partitions end, for who reads what is
 // committed.
 func (k *kafka) ends(ctx context.Context) (map[int32]int64, error) {
-	listed, err := k.admin.ListCommittedOffsets(ctx, k.topic)
+	return offsets(k.admin.ListCommittedOffsets(ctx, k.topic))
+}
+
+// highWatermarks returns the offsets at which they end for others.
+func (k *kafka) highWatermarks(ctx context.Context) (map[int32]int64, error) {
+	return offsets(k.admin.ListEndOffsets(ctx, k.topic))
+}
+
+func offsets(listed kadm.ListedOffsets, err error) (map[int32]int64, error) {
 	if err == nil {
 		err = listed.Error()
 	}

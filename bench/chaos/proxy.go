@@ -118,13 +118,13 @@ func reset(c net.Conn) {
 }
 
 // cutAll cuts each connection, or about half of them, in the middle of its next
-// answer; one without an answer is cut after 3 seconds.
-func (p *proxy) cutAll(r *rand.Rand) {
-	half := r.IntN(2) == 0
+// answer; one without an answer is cut after 3 seconds. Which, and where, is
+// chance and not the seed's.
+func (p *proxy) cutAll(half bool) {
 	p.mu.Lock()
 	var chosen []*link
 	for l := range p.links {
-		if half && rand.IntN(2) == 0 { // the order of a map is no seed's
+		if half && rand.IntN(2) == 0 {
 			continue
 		}
 		chosen = append(chosen, l)
