@@ -368,22 +368,28 @@ func (s *spans) find(ns int64) span {
 	return sp
 }
 
-// An entry is one window and key, and its increment in the open batch of its
-// key's lane. It outlives the batch, so that a key that comes again costs
-// neither a Hash nor a copy of the key.
+// An entry is a key, the lane it belongs to, and its increments in that lane's
+// open batch, for two windows: more are seldom open at a time, and then the key
+// has another entry. It outlives the batch, so that a key that comes again costs
+// neither a Hash nor a copy. It fills a cache line.
 type entry struct {
-	key    string
-	window int64 // start
-	n      int64 // 0: not in the open batch
-	lane   int32
+	key      string
+	lane     int32
+	counters [2]counter
 }
 
-// A table finds the entry of a window and key: open addressing with linear
+type counter struct {
+	window int64 // start
+	n      int64 // 0: free
+}
+
+// A table finds the counter of a window and key: open addressing with linear
 // probing, entries apart from slots. A Go map is no choice here: assigning
 // through a borrowed key stores the borrowed string header, even for a key that
-// is present. The table also hashes once an event, and needs no pass over
-// itself when a batch is sealed (BenchmarkPipeline).
+// is present. The table also hashes once an event, whatever its window, and
+// needs no pass over itself when a batch is sealed (BenchmarkPipeline).
 type table struct {
+	lanes   uint64
 	seed    maphash.Seed
 	entries []entry
 	slots   []uint64 // hash's upper half, index in entries + 1; 0: free
@@ -396,42 +402,68 @@ const (
 	maxIdle = 1 << 15
 )
 
-func newTable() table { return table{seed: maphash.MakeSeed(), slots: make([]uint64, minSlots)} }
-
-func (t *table) hash(window int64, key string) uint64 {
-	h := maphash.String(t.seed, key) ^ uint64(window)*0x9e3779b97f4a7c15
-	return h ^ h>>32
+func newTable(lanes int) table {
+	return table{lanes: uint64(lanes), seed: maphash.MakeSeed(), slots: make([]uint64, minSlots)}
 }
 
-// find returns the index of window and key in t.entries, adding it if it is
-// missing: then fresh is true and the entry has its own copy of key.
-func (t *table) find(window int64, key string) (index int32, fresh bool) {
-	h := t.hash(window, key)
+func (t *table) hash(key string) uint64 { return maphash.String(t.seed, key) }
+
+// find returns the counter of window and key, its id, and the key's lane. It is
+// free if the open batch has none of them yet.
+//
+// All counters of a key become free at once, when its lane is sealed. So a
+// window that has a counter in a second entry does not find a free one in the
+// first.
+func (t *table) find(window int64, key string) (c *counter, id int32, lane int32) {
+	h := t.hash(key)
 	mask := uint64(len(t.slots) - 1)
 	at := h & mask
+	fresh := entry{lane: -1}
 	for ; t.slots[at] != 0; at = (at + 1) & mask {
 		if t.slots[at]>>32 != h>>32 {
 			continue
 		}
-		index = int32(uint32(t.slots[at]) - 1)
-		if e := &t.entries[index]; e.window == window && e.key == key {
-			return index, false
+		index := int32(uint32(t.slots[at]) - 1)
+		e := &t.entries[index]
+		if e.key != key {
+			continue
 		}
+		a, b := &e.counters[0], &e.counters[1]
+		switch {
+		case a.window == window && a.n > 0:
+			return a, 2 * index, e.lane
+		case b.window == window && b.n > 0:
+			return b, 2*index + 1, e.lane
+		case a.n == 0:
+			a.window = window
+			return a, 2 * index, e.lane
+		case b.n == 0:
+			b.window = window
+			return b, 2*index + 1, e.lane
+		}
+		fresh = entry{key: e.key, lane: e.lane}
 	}
-	index = int32(len(t.entries))
-	t.entries = append(t.entries, entry{key: strings.Clone(key), window: window})
+	if fresh.lane < 0 {
+		fresh = entry{key: strings.Clone(key), lane: int32(Hash(key) % t.lanes)}
+	}
+	fresh.counters[0].window = window
+	index := int32(len(t.entries))
+	t.entries = append(t.entries, fresh)
 	t.slots[at] = h>>32<<32 | uint64(index+1)
 	if 2*len(t.entries) > len(t.slots) {
 		t.rehash(2 * len(t.slots))
 	}
-	return index, true
+	return &t.entries[index].counters[0], 2 * index, fresh.lane
 }
+
+// counter returns the counter with an id.
+func (t *table) counter(id int32) *counter { return &t.entries[id/2].counters[id%2] }
 
 func (t *table) rehash(slots int) {
 	t.slots = make([]uint64, slots)
 	mask := uint64(slots - 1)
 	for i := range t.entries {
-		h := t.hash(t.entries[i].window, t.entries[i].key)
+		h := t.hash(t.entries[i].key)
 		at := h & mask
 		for t.slots[at] != 0 {
 			at = (at + 1) & mask
@@ -452,11 +484,16 @@ func (t *table) shrink(lanes []*lane) {
 	if len(t.entries) < 4*live {
 		return
 	}
+	moved := make([]int32, len(t.entries)) // new index + 1
 	kept := make([]entry, 0, max(2*live, minSlots))
 	for _, ln := range lanes {
-		for i, index := range ln.open {
-			ln.open[i] = int32(len(kept))
-			kept = append(kept, t.entries[index])
+		for i, id := range ln.open {
+			to := &moved[id/2]
+			if *to == 0 {
+				kept = append(kept, t.entries[id/2])
+				*to = int32(len(kept))
+			}
+			ln.open[i] = 2*(*to-1) + id%2
 		}
 	}
 	t.entries = kept
@@ -511,7 +548,7 @@ type lane struct {
 	next  int64
 	mark  mark
 
-	open  []int32 // entries of the open batch
+	open  []int32 // counters of the open batch, by id
 	tally tally   // of the open batch
 	queue []*parcel
 
@@ -536,10 +573,11 @@ func (ln *lane) empty() bool { return !ln.busy && len(ln.queue) == 0 && len(ln.o
 // seal freezes the open batch into a parcel that moves the checkpoint to to;
 // deltas is an empty slice to use.
 func (ln *lane) seal(partition string, t *table, to Checkpoint, deltas []Delta) {
-	for _, index := range ln.open {
-		e := &t.entries[index]
-		deltas = append(deltas, Delta{Window: time.Unix(0, e.window).UTC(), Key: e.key, N: e.n})
-		e.n = 0
+	deltas = slices.Grow(deltas, len(ln.open))
+	for _, id := range ln.open {
+		c := t.counter(id)
+		deltas = append(deltas, Delta{Window: time.Unix(0, c.window).UTC(), Key: t.entries[id/2].key, N: c.n})
+		c.n = 0
 	}
 	ln.queue = append(ln.queue, &parcel{Batch{partition, ln.sealed, to, deltas}, ln.tally})
 	ln.sealed = to
@@ -551,8 +589,8 @@ func (ln *lane) seal(partition string, t *table, to Checkpoint, deltas []Delta) 
 // drop empties the lane and returns how much it held.
 func (ln *lane) drop(t *table) (events int64, increments int) {
 	events, increments = ln.tally.events(), len(ln.open)
-	for _, index := range ln.open {
-		t.entries[index].n = 0
+	for _, id := range ln.open {
+		t.counter(id).n = 0
 	}
 	ln.open, ln.tally = ln.open[:0], tally{}
 	for _, b := range ln.queue {
@@ -596,7 +634,7 @@ type calm struct {
 }
 
 func newAggregator(id string, def Definition, shards []Shard) aggregator {
-	a := aggregator{id: id, def: def, table: newTable(), spans: spans{def: def}, closings: spans{def: def}}
+	a := aggregator{id: id, def: def, table: newTable(len(shards)), spans: spans{def: def}, closings: spans{def: def}}
 	for i, shard := range shards {
 		a.lanes = append(a.lanes, &lane{shard: shard, index: i, reload: true})
 	}
@@ -688,23 +726,19 @@ func (a *aggregator) count(ch Chunk, soonest int64) (r reading, err error) {
 			continue
 		}
 		sp := a.spans.of(ns)
-		index, fresh := a.table.find(sp.start, ev.Key)
-		e := &a.table.entries[index]
-		if fresh {
-			e.lane = int32(Hash(ev.Key) % uint64(len(a.lanes)))
-		}
-		ln := a.lanes[e.lane]
+		counter, id, lane := a.table.find(sp.start, ev.Key)
+		ln := a.lanes[lane]
 		if ln.ahead {
 			r.replayed++
 		} else if !a.wm.passed(sp.final) || a.late(ln, ev, sp) {
-			if e.n == 0 {
+			if counter.n == 0 {
 				r.increments++
-				ln.open = append(ln.open, index)
+				ln.open = append(ln.open, id)
 				if n := len(ln.open); n == sealAt || n >= sealBusy {
 					a.full = append(a.full, ln)
 				}
 			}
-			e.n++
+			counter.n++
 			ln.tally.counted++
 			if ns > soonest {
 				ln.tally.ahead++

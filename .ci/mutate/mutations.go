@@ -10,7 +10,7 @@ var mutations = []mutation{
 	{"rival's batch", "stream.go", "if !mine && !o.repeat {", "if false {", "books a rival's batch as its own"},
 	{"same as To", "stream.go", "if o.parcel == nil || !mine && !o.found.stored.Same(o.parcel.To) {", "if o.parcel == nil || !mine {", "reads again what an answer that was lost had counted"},
 	{"settle after a conflict", "stream.go", "if o.parcel == nil || !mine && !o.found.stored.Same(o.parcel.To) {", "if o.parcel == nil {", "takes any conflict for its own success"},
-	{"drop when settled", "window.go", "\tfor _, index := range ln.open {\n\t\tt.entries[index].n = 0\n\t}\n\tln.open, ln.tally", "\tln.open, ln.tally", "keeps increments of a lane that reads again"},
+	{"drop when settled", "window.go", "\tfor _, id := range ln.open {\n\t\tt.counter(id).n = 0\n\t}\n\tln.open, ln.tally", "\tln.open, ln.tally", "keeps increments of a lane that reads again"},
 	{"lane's next", "window.go", "if to.Offset = a.pos; ln.ahead {", "if to.Offset = a.pos; false {", "writes the reading position of another lane"},
 	{"lanes that are ahead skip", "window.go", "\t\tif ln.ahead {\n\t\t\tr.replayed++\n\t\t} else if !a.wm.passed", "\t\tif false {\n\t\t} else if !a.wm.passed", "counts an event again when reading goes back for another lane"},
 	{"lanes join where they stand", "window.go", "a.ahead[0].next <= a.pos", "a.ahead[0].next <= a.pos+1", "counts an event again that a lane had"},
