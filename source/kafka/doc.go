@@ -44,7 +44,15 @@
 //
 // # What it needs
 //
-// Kafka 2.8 or later, or what speaks its protocol with topic ids. Permissions:
-// Read and Describe on the topic, Read on the group; DescribeConfigs on the
-// topic for the warning about compaction.
+// Kafka 2.8 or later, or what speaks its protocol with topic ids. Where an
+// authorizer is at work, the user as whom Config.Transport logs in needs no more
+// than
+//
+//	kafka-acls --bootstrap-server HOST:9092 --add --allow-principal User:counter --operation Read --topic clicks
+//	kafka-acls --bootstrap-server HOST:9092 --add --allow-principal User:counter --operation Read --group click-counts
+//	kafka-acls --bootstrap-server HOST:9092 --add --allow-principal User:counter --operation DescribeConfigs --topic clicks
+//
+// of which Read brings Describe. Without a Group the second is not needed. The
+// third is for the warning about a compacted topic, which is not given without
+// it.
 package kafka
