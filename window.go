@@ -369,10 +369,10 @@ func (s *spans) find(ns int64) span {
 }
 
 // An entry is a key, the lane it belongs to, and its increments in that lane's
-// open batch, for two windows: more are seldom open at a time, and then the key
-// has another entry. It outlives the batch, so that a key that comes again costs
-// neither a Hash nor a copy. It fills a cache line.
+// open batch, for two windows. It outlives the batch, so that a key that comes
+// again costs neither a Hash nor a copy. It fills a cache line.
 type entry struct {
+	hash     uint64 // where it is found, see find
 	key      string
 	lane     int32
 	counters [2]counter
@@ -406,24 +406,26 @@ func newTable(lanes int) table {
 	return table{lanes: uint64(lanes), seed: maphash.MakeSeed(), slots: make([]uint64, minSlots)}
 }
 
-func (t *table) hash(key string) uint64 { return maphash.String(t.seed, key) }
-
-// find returns the counter of window and key, its id, and the key's lane. It is
-// free if the open batch has none of them yet.
+// find returns the counter of window and key, its id, and the key's lane. The
+// counter is free if the open batch has none of them yet.
 //
-// All counters of a key become free at once, when its lane is sealed. So a
-// window that has a counter in a second entry does not find a free one in the
-// first.
+// A key has an entry that its hash leads to. While both counters of that are
+// taken by other windows, which in a catch-up may be many, further ones have an
+// entry that the hash of key and window leads to. All counters of a key become
+// free at once, when its lane is sealed, so a window that has a counter there
+// does not find a free one in the first entry.
 func (t *table) find(window int64, key string) (c *counter, id int32, lane int32) {
-	h := t.hash(key)
+	h := maphash.String(t.seed, key)
 	mask := uint64(len(t.slots) - 1)
 	at := h & mask
-	fresh := entry{lane: -1}
-	for ; t.slots[at] != 0; at = (at + 1) & mask {
-		if t.slots[at]>>32 != h>>32 {
+	lane = -1
+	for t.slots[at] != 0 {
+		slot := t.slots[at]
+		at = (at + 1) & mask
+		if slot>>32 != h>>32 {
 			continue
 		}
-		index := int32(uint32(t.slots[at]) - 1)
+		index := int32(uint32(slot) - 1)
 		e := &t.entries[index]
 		if e.key != key {
 			continue
@@ -441,19 +443,25 @@ func (t *table) find(window int64, key string) (c *counter, id int32, lane int32
 			b.window = window
 			return b, 2*index + 1, e.lane
 		}
-		fresh = entry{key: e.key, lane: e.lane}
+		if lane < 0 {
+			key, lane = e.key, e.lane
+			h ^= uint64(window) * 0x9e3779b97f4a7c15
+			h ^= h >> 29
+			at = h & mask
+		}
 	}
-	if fresh.lane < 0 {
-		fresh = entry{key: strings.Clone(key), lane: int32(Hash(key) % t.lanes)}
+	if lane < 0 {
+		key, lane = strings.Clone(key), int32(Hash(key)%t.lanes)
 	}
-	fresh.counters[0].window = window
 	index := int32(len(t.entries))
-	t.entries = append(t.entries, fresh)
+	t.entries = append(t.entries, entry{hash: h, key: key, lane: lane})
 	t.slots[at] = h>>32<<32 | uint64(index+1)
 	if 2*len(t.entries) > len(t.slots) {
 		t.rehash(2 * len(t.slots))
 	}
-	return &t.entries[index].counters[0], 2 * index, fresh.lane
+	c = &t.entries[index].counters[0]
+	c.window = window
+	return c, 2 * index, lane
 }
 
 // counter returns the counter with an id.
@@ -463,7 +471,7 @@ func (t *table) rehash(slots int) {
 	t.slots = make([]uint64, slots)
 	mask := uint64(slots - 1)
 	for i := range t.entries {
-		h := t.hash(t.entries[i].key)
+		h := t.entries[i].hash
 		at := h & mask
 		for t.slots[at] != 0 {
 			at = (at + 1) & mask
