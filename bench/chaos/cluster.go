@@ -62,13 +62,7 @@ func startCluster(ctx context.Context, l *lab) (*store, error) {
 	return s, s.healthy(ctx)
 }
 
-func (n *node) id(ctx context.Context) (string, error) {
-	answer, err := n.do(ctx, "CLUSTER", "MYID")
-	if err != nil {
-		return "", err
-	}
-	return answer.ToString()
-}
+func (n *node) id(ctx context.Context) (string, error) { return n.text(ctx, "CLUSTER", "MYID") }
 
 // A role is where a node stands in its cluster, by itself.
 type role struct {
@@ -91,11 +85,10 @@ func (r role) serves(slot int) bool {
 func (s *store) roles(ctx context.Context) []role {
 	var all []role
 	for _, n := range s.nodes {
-		answer, err := n.do(ctx, "CLUSTER", "NODES")
+		text, err := n.text(ctx, "CLUSTER", "NODES")
 		if err != nil {
 			continue
 		}
-		text, _ := answer.ToString()
 		for line := range strings.Lines(text) {
 			words := strings.Fields(line)
 			if len(words) < 8 || !strings.Contains(words[2], "myself") {

@@ -45,12 +45,12 @@ func jars(root string) (string, error) {
 	if version == nil {
 		return "", fmt.Errorf("%s/.ci/kafka/pom.xml names no version of Kafka", root)
 	}
+	sum := sha256.Sum256(pom)
 	cache := os.Getenv("XDG_CACHE_HOME")
 	if cache == "" {
 		cache = filepath.Join(os.Getenv("HOME"), ".cache")
 	}
-	dir := filepath.Join(cache, "tumble", fmt.Sprintf("kafka-%s-%.8x", version[1], sha256.Sum256(pom)))
-	dir = strings.TrimSpace(dir)
+	dir := filepath.Join(cache, "tumble", fmt.Sprintf("kafka-%s-%x", version[1], sum[:4]))
 	if _, err := os.Stat(dir); err == nil {
 		return dir, nil
 	}
@@ -127,7 +127,7 @@ share.coordinator.state.topic.min.isr=1
 		}
 		l.onExit(func() { b.child.kill() })
 	}
-	client, err := kgo.NewClient(kgo.SeedBrokers(seeds...), kgo.MetadataMaxAge(2*time.Second), kgo.RetryTimeout(20*time.Second))
+	client, err := kgo.NewClient(kgo.SeedBrokers(seeds...), kgo.MetadataMaxAge(2*time.Second), kgo.MetadataMinAge(200*time.Millisecond), kgo.RetryTimeout(20*time.Second))
 	if err != nil {
 		return nil, err
 	}

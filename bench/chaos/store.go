@@ -90,13 +90,19 @@ func (n *node) must(ctx context.Context, words ...string) error {
 	return nil
 }
 
-// info returns the fields of a section of INFO.
-func (n *node) info(ctx context.Context, section string) (map[string]string, error) {
-	answer, err := n.do(ctx, "INFO", section)
+// text sends a command that answers a text.
+func (n *node) text(ctx context.Context, words ...string) (string, error) {
+	answer, err := n.do(ctx, words...)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
 	text, err := answer.ToString()
+	return strings.TrimPrefix(text, "txt:"), err // the format of a verbatim string
+}
+
+// info returns the fields of a section of INFO.
+func (n *node) info(ctx context.Context, section string) (map[string]string, error) {
+	text, err := n.text(ctx, "INFO", section)
 	return fields(text), err
 }
 
@@ -146,11 +152,10 @@ func (s *store) healthy(ctx context.Context) error {
 			if !s.cluster {
 				continue
 			}
-			answer, err := n.do(ctx, "CLUSTER", "INFO")
+			text, err := n.text(ctx, "CLUSTER", "INFO")
 			if err != nil {
 				return err
 			}
-			text, _ := answer.ToString()
 			if f := fields(text); f["cluster_state"] != "ok" || f["cluster_size"] != "3" || f["cluster_slots_ok"] != "16384" {
 				return fmt.Errorf("%s: state %s, size %s, slots %s", n.name, f["cluster_state"], f["cluster_size"], f["cluster_slots_ok"])
 			}
