@@ -21,11 +21,7 @@
 // maxmemory-policy begins with "allkeys". Nothing else may write to the keys.
 //
 // A count is exact up to 2^53 - 1; a batch that goes beyond is refused whole.
-// Redis needs to be version 6 or later. Besides what the client itself uses, such
-// as HELLO, CLIENT and, in a cluster, CLUSTER, its user must be allowed EVAL,
-// EVALSHA, INFO, MULTI, EXEC, and on the keys HGETALL, HGET, HMGET, HSET, HLEN,
-// HDEL, GET, SET, DEL, UNLINK, ZADD, ZSCORE, ZREM, ZRANGEBYSCORE and PTTL. One
-// that only reads needs no more than MULTI, EXEC and those that read.
+// Redis needs to be version 6 or later.
 //
 // Reads go to the master, also through a client that sends other reads to
 // replicas, so that a window that is seen to be final has all its counts.
@@ -37,6 +33,26 @@
 // that ended with an error other than [tumble.ErrConflict] and
 // [tumble.ErrDefinition] nobody knows whether it took place, and a late one may
 // still: the same batch is to be sent again.
+//
+// # Permissions
+//
+// A user who counts, under the name clicks, needs no more than
+//
+//	ACL SETUSER counter reset on >SECRET ~clicks:* -@all
+//		+eval +evalsha +info +client|tracking +client|caching +multi +exec +pttl
+//		+hgetall +hget +hmget +hset +hlen +hdel +get +set +del +unlink
+//		+zadd +zscore +zrem +zrangebyscore
+//
+// and one who only reads no more than
+//
+//	ACL SETUSER reader reset on >SECRET %R~clicks:* -@all
+//		+client|tracking +client|caching +multi +exec +pttl
+//		+hgetall +hget +hmget +get +zrangebyscore
+//
+// where Redis 6 knows ~clicks:* alone. In a cluster both need +cluster|slots,
+// from Redis 8 on +cluster|shards, and +asking while slots move. What is not
+// allowed comes back as an error, with one exception: nobody notices that
+// +client|caching is missing, and the cache is not told of changes then.
 //
 // # Layout
 //
