@@ -4,10 +4,12 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"runtime/pprof"
 	"strconv"
+	"time"
 )
 
 // A contender is one way to count the clicks, or only to read them.
@@ -64,8 +66,12 @@ var parts = map[string]func(context.Context, task) error{
 
 // A task is a job as a contender in this program gets it.
 type task struct {
-	kafka, redis, topic, group string
+	kafka, redis, topic, group string // redis: one or several of a cluster, separated by commas
 	n                          int
+
+	// Of tumble alone.
+	grace, flush time.Duration
+	follow       bool // go on at the end of the topic
 }
 
 // contend runs one contender of this program.
@@ -77,10 +83,14 @@ func contend(ctx context.Context, args []string) (err error) {
 	f.StringVar(&t.topic, "topic", "", "`name`")
 	f.StringVar(&t.group, "group", "", "`name`")
 	f.IntVar(&t.n, "n", 0, "`number` of records in the topic")
+	f.DurationVar(&t.grace, "grace", 0, "tumble's Grace")
+	f.DurationVar(&t.flush, "flush", 0, "tumble's FlushInterval; 0: its default")
+	f.BoolVar(&t.follow, "follow", false, "go on at the end of the topic until interrupted")
 	profile := f.String("profile", "", "`file` for a CPU profile")
 	if err := f.Parse(args); err != nil {
 		return err
 	}
+	slog.SetLogLoggerLevel(slog.LevelWarn)
 	run, ok := parts[f.Arg(0)]
 	if !ok || f.NArg() != 1 {
 		return fmt.Errorf("no contender %q", f.Args())

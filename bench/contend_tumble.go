@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -54,12 +55,12 @@ func contendTumble(ctx context.Context, t task) error {
 		Topic:    t.topic,
 		Group:    t.group,
 		Decode:   kafka.JSON("user_id", "timestamp"),
-		UntilEnd: true,
+		UntilEnd: !t.follow,
 	})
 	if err != nil {
 		return err
 	}
-	client, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{t.redis}})
+	client, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: strings.Split(t.redis, ",")})
 	if err != nil {
 		return err
 	}
@@ -69,9 +70,11 @@ func contendTumble(ctx context.Context, t task) error {
 		return err
 	}
 	pipeline, err := tumble.New(tumble.Config{
-		Source: told{source, sync.OnceFunc(tell.first)},
-		Sink:   sink,
-		Window: tumble.Window{Size: time.Minute},
+		Source:        told{source, sync.OnceFunc(tell.first)},
+		Sink:          sink,
+		Window:        tumble.Window{Size: time.Minute},
+		Grace:         t.grace,
+		FlushInterval: t.flush,
 	})
 	if err != nil {
 		return err
@@ -80,23 +83,40 @@ func contendTumble(ctx context.Context, t task) error {
 		return err
 	}
 	stats := pipeline.Stats()
-	if stats.Counted != stats.Read {
+	if stats.Counted+stats.Replayed != stats.Read {
 		return fmt.Errorf("not all that was read was counted: %+v", stats)
+	}
+	if t.follow {
+		return nil
 	}
 	return tell.done(int(stats.Counted))
 }
 
-// countsOfTumble reads them as an API would, page by page.
-func countsOfTumble(ctx context.Context, s *servers, got *tally) error {
-	client, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{s.redis}})
+// readerOf returns a Reader of tumble's counts in Redis, and what closes it.
+func readerOf(addresses string) (tumble.Reader, func(), error) {
+	client, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: strings.Split(addresses, ",")})
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	defer client.Close()
 	reader, err := redis.New(redis.Config{Client: client, Name: tumbleName})
 	if err != nil {
+		client.Close()
+		return nil, nil, err
+	}
+	return reader, client.Close, nil
+}
+
+// countsOfTumble reads them as an API would, page by page.
+func countsOfTumble(ctx context.Context, s *servers, got *tally) error {
+	return countsAt(ctx, s.redis, got)
+}
+
+func countsAt(ctx context.Context, addresses string, got *tally) error {
+	reader, closeReader, err := readerOf(addresses)
+	if err != nil {
 		return err
 	}
+	defer closeReader()
 	for m := range minutes {
 		cursor := ""
 		for {

@@ -51,7 +51,7 @@ func contest(ctx context.Context, args []string) error {
 	stream := clicks{*n, *users, *seed}
 	truths := map[int]*tally{}
 	for _, e := range entries {
-		t := topic{e.kind, stream, *n / e.share}
+		t := topic{e.kind, stream, *n / e.share, partitions}
 		if err := t.write(ctx, up.kafka); err != nil {
 			return err
 		}
@@ -69,7 +69,7 @@ func contest(ctx context.Context, args []string) error {
 			if e.missing != "" || e.err != nil {
 				continue
 			}
-			t := topic{e.kind, stream, *n / e.share}
+			t := topic{e.kind, stream, *n / e.share, partitions}
 			j := job{kafka: up.kafka, redis: up.redis, topic: t,
 				group: fmt.Sprintf("%s-%s-%d", e.name, e.kind, time.Now().UnixNano())}
 			if *profiles != "" {

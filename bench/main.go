@@ -28,7 +28,10 @@ type command struct {
 func commands() []command {
 	return []command{
 		{name: "contest", about: "the table of all contenders; the default", run: contest},
+		{name: "latency", about: "how long after an event is due its count can be read, at a fixed rate", run: latency},
+		{name: "restart", about: "from the start of a process to its first count, with a million live windows in Redis", run: restart},
 		{name: "contend", about: "one contender, in a process of its own", run: contend, part: true},
+		{name: "latency-channel", about: "the pipeline of latency -source channel", run: latencyChannel, part: true},
 	}
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"os"
 	"runtime"
 	"slices"
 	"strings"
@@ -20,6 +21,10 @@ func (e *entry) figures(of func(usage) float64) []float64 {
 	for i, u := range e.usages {
 		values[i] = of(u)
 	}
+	return sorted(values)
+}
+
+func sorted(values []float64) []float64 {
 	slices.Sort(values)
 	return values
 }
@@ -63,6 +68,9 @@ func cpu(u usage) float64 { return perEvent(u.cpu, u) }
 func printTable(w io.Writer, stream clicks, entries []*entry) {
 	fmt.Fprintf(w, "%d clicks of %d users in %d minutes, %d partitions; %d processors, %s; %s.\n",
 		stream.n, stream.users, minutes, partitions, runtime.NumCPU(), runtime.Version(), time.Now().UTC().Format(time.DateOnly))
+	if load, err := os.ReadFile("/proc/loadavg"); err == nil {
+		fmt.Fprintf(w, "Load average at the end: %s.\n", strings.Join(strings.Fields(string(load))[:3], " "))
+	}
 	fmt.Fprintln(w, "Medians (least-greatest). CPU is user and system time of the contender's process until its last count was stored.")
 	base := map[string]float64{} // by kind
 	for _, e := range entries {

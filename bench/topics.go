@@ -18,10 +18,11 @@ type topic struct {
 	kind   string // plain, zstd, small
 	clicks clicks
 	n      int // how many of them
+	parts  int // partitions
 }
 
 func (t topic) name() string {
-	return fmt.Sprintf("clicks-%d-of-%d-by-%d-seed-%d-%s", t.n, t.clicks.n, t.clicks.users, t.clicks.seed, t.kind)
+	return fmt.Sprintf("clicks-%d-of-%d-by-%d-seed-%d-%s-%d", t.n, t.clicks.n, t.clicks.users, t.clicks.seed, t.kind, t.parts)
 }
 
 // write writes t unless it is there.
@@ -50,7 +51,7 @@ func (t topic) write(ctx context.Context, broker string) error {
 			return err
 		}
 	}
-	if _, err := admin.CreateTopic(ctx, partitions, 1, nil, t.name()); err != nil && !errors.Is(err, kerr.TopicAlreadyExists) {
+	if _, err := admin.CreateTopic(ctx, int32(t.parts), 1, nil, t.name()); err != nil && !errors.Is(err, kerr.TopicAlreadyExists) {
 		return fmt.Errorf("create topic %s: %w", t.name(), err)
 	}
 	fmt.Fprintf(os.Stderr, "bench: writing %s\n", t.name())
@@ -71,7 +72,7 @@ func (t topic) write(ctx context.Context, broker string) error {
 		client.Produce(ctx, &kgo.Record{
 			Key:       []byte(name),
 			Value:     k.appendJSON(make([]byte, 0, 96)),
-			Partition: int32(k.user % partitions),
+			Partition: int32(k.user % t.parts),
 			Timestamp: k.at,
 		}, promise)
 	}
@@ -87,6 +88,24 @@ func (t topic) write(ctx context.Context, broker string) error {
 		err = fmt.Errorf("topic %s holds %d records, not %d", t.name(), found, t.n)
 	}
 	return err
+}
+
+// remake writes t afresh: it may hold what is not of t.
+func (t topic) remake(ctx context.Context, broker string) error {
+	client, err := kgo.NewClient(kgo.SeedBrokers(broker))
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	admin := kadm.NewClient(client)
+	found, err := t.length(ctx, admin)
+	if err == nil && found > 0 {
+		err = t.remove(ctx, admin)
+	}
+	if err != nil {
+		return err
+	}
+	return t.write(ctx, broker)
 }
 
 // remove deletes the topic, and waits until it is gone.

@@ -16,6 +16,7 @@ import (
 func (l *lab) dirt(ctx context.Context) {
 	for n := 0; ctx.Err() == nil; n++ {
 		if err := l.dirtUntilError(ctx, n); err != nil && ctx.Err() == nil {
+			l.log("dirt: %v", err)
 			time.Sleep(time.Second) // a broker is away
 		}
 	}
@@ -23,7 +24,7 @@ func (l *lab) dirt(ctx context.Context) {
 
 func (l *lab) dirtUntilError(ctx context.Context, n int) error {
 	options := []kgo.Opt{
-		kgo.SeedBrokers(l.kafka.direct()...), kgo.DefaultProduceTopic(l.kafka.topic), kgo.MetadataMaxAge(2 * time.Second),
+		kgo.SeedBrokers(l.kafka.direct()...), kgo.DefaultProduceTopic(l.kafka.topic), kgo.MetadataMinAge(200 * time.Millisecond),
 		kgo.RecordDeliveryTimeout(10 * time.Second), kgo.RetryTimeout(10 * time.Second), kgo.TransactionTimeout(15 * time.Second),
 	}
 	plain, err := kgo.NewClient(options...)

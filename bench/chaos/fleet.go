@@ -145,8 +145,9 @@ func (c *consumer) supervise(p *child) {
 		return // somebody wanted that
 	}
 	last := tail(c.path("err"), 1)
-	if p.cmd.ProcessState.ExitCode() == 1 && time.Since(began) < 10*time.Second {
-		// It found no server when it started.
+	if info, err := os.Stat(c.path("out")); p.cmd.ProcessState.ExitCode() == 1 && err == nil && info.Size() == 0 {
+		// It found no server when it started: once it has read something it
+		// ends with its books.
 		c.fleet.mu.Lock()
 		c.fleet.refused++
 		c.fleet.mu.Unlock()
