@@ -1,0 +1,313 @@
+package tumble_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/tumblestream/tumble"
+)
+
+// A simProcess is a pipeline whose calls can be held up, and end for good in the
+// middle of any of them, as if it had crashed: nothing that it does after that
+// reaches anybody.
+type simProcess struct {
+	*tumble.Pipeline
+	w      *world
+	slot   int
+	name   string
+	source *simSource // nil: a channel
+	cancel context.CancelFunc
+	done   chan error
+	over   bool
+
+	mu      sync.Mutex
+	rng     *rand.Rand
+	calls   int
+	dieAt   int  // in this call; 0: in none
+	after   bool // what it was to do is done
+	dead    bool
+	stalled time.Time
+}
+
+// crash lets the process die in the nth call from now.
+func (p *simProcess) crash(n int, after bool) {
+	p.mu.Lock()
+	p.dieAt, p.after = p.calls+max(n, 1), after
+	p.mu.Unlock()
+	time.Sleep(time.Second)
+	p.mu.Lock()
+	p.die()
+	p.mu.Unlock()
+}
+
+// die ends everything. p.mu is held.
+func (p *simProcess) die() {
+	p.dead = true
+	p.cancel()
+}
+
+func (p *simProcess) stall(until time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.stalled = until
+}
+
+// call does something in the world outside of the process.
+func (p *simProcess) call(ctx context.Context, do func() error) error {
+	if err := p.wait(ctx); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	p.calls++
+	dies := p.calls == p.dieAt
+	if p.dead || dies && !p.after {
+		p.die()
+		p.mu.Unlock()
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	p.mu.Unlock()
+	err := do()
+	p.mu.Lock()
+	if dies {
+		p.die()
+	}
+	dead := p.dead
+	p.mu.Unlock()
+	if dead {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	if waited := p.wait(ctx); waited != nil {
+		return waited
+	}
+	return err
+}
+
+// wait is the way to the other side, or back.
+func (p *simProcess) wait(ctx context.Context) error {
+	p.mu.Lock()
+	d := time.Duration(1+p.rng.IntN(3000)) * time.Microsecond
+	d = max(d, time.Until(p.stalled))
+	p.mu.Unlock()
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// A simSource is a logSource whose partitions come and go.
+type simSource struct {
+	*logSource
+	p    *simProcess
+	wake chan struct{}
+
+	mu      sync.Mutex
+	wanted  []string
+	reading map[string]bool
+}
+
+func (s *simSource) assign(ids []string) {
+	s.mu.Lock()
+	s.wanted = ids
+	s.mu.Unlock()
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// reads reports whether the process has not given up a partition.
+func (s *simSource) reads(id string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.reading[id]
+}
+
+func (s *simSource) Partitions(ctx context.Context, stored map[string]tumble.Checkpoint) (all map[string]tumble.Checkpoint, err error) {
+	err = s.p.call(ctx, func() (err error) {
+		all, err = s.logSource.Partitions(ctx, stored)
+		return err
+	})
+	return all, err
+}
+
+func (s *simSource) Run(ctx context.Context, consume func(context.Context, tumble.Partition) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	stops := map[string]context.CancelFunc{}
+	exhausted := map[string]bool{}
+	type end struct {
+		id        string
+		exhausted bool
+	}
+	ends := make(chan end, 16)
+	for {
+		s.mu.Lock()
+		wanted := s.wanted
+		left := 0
+		for _, id := range wanted {
+			if !exhausted[id] {
+				left++
+			}
+			if stops[id] != nil || exhausted[id] {
+				continue
+			}
+			s.reading[id] = true
+			part, stop := context.WithCancel(ctx)
+			stops[id] = stop
+			wg.Go(func() {
+				err := consume(part, simPartition{&logPartition{s: s.logSource, id: id}, s.p})
+				if err != nil {
+					cancel(err)
+				}
+				s.mu.Lock()
+				delete(s.reading, id)
+				s.mu.Unlock()
+				ends <- end{id, err == nil && part.Err() == nil}
+			})
+		}
+		s.mu.Unlock()
+		for id, stop := range stops {
+			if !slices.Contains(wanted, id) {
+				stop()
+			}
+		}
+		if s.untilEnd && left == 0 && len(stops) == 0 {
+			return nil
+		}
+		select {
+		case <-s.wake:
+		case e := <-ends:
+			stops[e.id]()
+			delete(stops, e.id)
+			exhausted[e.id] = e.exhausted
+		case <-ctx.Done():
+			wg.Wait()
+			if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
+				return err
+			}
+			return nil
+		}
+	}
+}
+
+// A simWrapped is another source in a process.
+type simWrapped struct {
+	tumble.Source
+	p *simProcess
+}
+
+func (s simWrapped) Run(ctx context.Context, consume func(context.Context, tumble.Partition) error) error {
+	return s.Source.Run(ctx, func(ctx context.Context, part tumble.Partition) error {
+		return consume(ctx, simPartition{part, s.p})
+	})
+}
+
+type simPartition struct {
+	tumble.Partition
+	p *simProcess
+}
+
+func (s simPartition) Fetch(ctx context.Context, from int64) (ch tumble.Chunk, err error) {
+	err = s.p.call(ctx, func() (err error) {
+		ch, err = s.Partition.Fetch(ctx, from)
+		return err
+	})
+	return ch, err
+}
+
+func (s simPartition) Resume(ctx context.Context, stored tumble.Checkpoint) (to tumble.Checkpoint, err error) {
+	err = s.p.call(ctx, func() (err error) {
+		w := s.p.w
+		w.mu.Lock()
+		away := w.rng.IntN(1000) < w.noise
+		w.mu.Unlock()
+		if away {
+			return fmt.Errorf("%w: %w", tumble.ErrUnavailable, errFault)
+		}
+		to, err = s.Partition.Resume(ctx, stored)
+		return err
+	})
+	return to, err
+}
+
+// Committed must not be told more than every shard holds.
+func (s simPartition) Committed(offset int64) {
+	w := s.p.w
+	w.mu.Lock()
+	lost := w.lost
+	w.mu.Unlock()
+	for i := range w.shards {
+		if c := w.sink.stored(i, s.ID()); !lost && w.kind != gaps && c.Offset < offset {
+			w.fail("%s: %s is committed up to %d, shard %d holds %v", s.p.name, s.ID(), offset, i, c)
+		}
+	}
+	s.Partition.(tumble.Committer).Committed(offset)
+}
+
+type simSink struct{ p *simProcess }
+
+func (s simSink) Open(ctx context.Context, def tumble.Definition) (shards []tumble.Shard, err error) {
+	err = s.p.call(ctx, func() (err error) {
+		shards, err = s.p.w.sink.Open(ctx, def)
+		return err
+	})
+	for i := range shards {
+		shards[i] = simShard{shards[i], s.p, i}
+	}
+	return shards, err
+}
+
+type simShard struct {
+	tumble.Shard
+	p     *simProcess
+	index int
+}
+
+func (s simShard) Load(ctx context.Context, init map[string]tumble.Checkpoint) (stored map[string]tumble.Checkpoint, err error) {
+	err = s.p.call(ctx, func() (err error) {
+		if err := s.hang(ctx); err != nil {
+			return err
+		}
+		stored, err = s.Shard.Load(ctx, init)
+		return err
+	})
+	return stored, err
+}
+
+func (s simShard) Apply(ctx context.Context, b tumble.Batch) error {
+	s.p.w.check(s.p)
+	return s.p.call(ctx, func() error {
+		if err := s.hang(ctx); err != nil {
+			return err
+		}
+		return s.Shard.Apply(ctx, b)
+	})
+}
+
+// hang waits for a shard that does not answer.
+func (s simShard) hang(ctx context.Context) error {
+	w := s.p.w
+	w.mu.Lock()
+	d := time.Until(w.hangs[s.index])
+	w.mu.Unlock()
+	if d <= 0 {
+		return nil
+	}
+	select {
+	case <-time.After(d):
+		return errFault
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
