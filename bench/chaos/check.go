@@ -175,12 +175,15 @@ func (l *lab) check(ctx context.Context, f *fleet) (*verdict, error) {
 	var upTo [shards]map[int32]int64
 	furthest := map[int32]int64{}
 	for i := range shards {
-		h, err := f.store.holding(ctx, f.name, i)
+		err := eventually(ctx, 30*time.Second, f.name+": no shard was read", func(ctx context.Context) (err error) {
+			all[i], err = f.store.holding(ctx, f.name, i)
+			return err
+		})
 		if err != nil {
 			return nil, err
 		}
-		all[i], upTo[i] = h, h.offsets
-		for partition, offset := range h.offsets {
+		upTo[i] = all[i].offsets
+		for partition, offset := range upTo[i] {
 			furthest[partition] = max(furthest[partition], offset)
 		}
 	}

@@ -407,11 +407,15 @@ func (b *breaker) strike(ctx context.Context, f fault, alone bool) *broken {
 	return done
 }
 
-// storm strikes again and again until ctx ends.
-func (b *breaker) storm(ctx context.Context) {
+// storm strikes again and again until ctx ends. What it cannot make whole again
+// ends it all.
+func (b *breaker) storm(ctx context.Context, stop func()) {
 	for ctx.Err() == nil {
 		f, gap := b.choose(), b.between(b.gap[0], b.gap[1])
-		b.strike(context.WithoutCancel(ctx), f, false)
+		if done := b.strike(context.WithoutCancel(ctx), f, false); done.err != nil {
+			stop()
+			return
+		}
 		select {
 		case <-ctx.Done():
 		case <-time.After(gap):
@@ -425,7 +429,10 @@ func (b *breaker) each(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		done := b.strike(ctx, f, true)
+		done := b.strike(context.WithoutCancel(ctx), f, true)
+		if done.err != nil {
+			return done.err
+		}
 		for _, fleet := range done.fleets {
 			if err := fleet.heal(ctx, done.to); err != nil {
 				return fmt.Errorf("after %q: %w", f.name, err)

@@ -80,7 +80,7 @@ func (l *lab) play(ctx context.Context, o *options) error {
 		l.log("faults as they may come")
 		storm, calm := context.WithCancel(breaking)
 		for _, b := range breakers {
-			beside.Go(func() { b.storm(storm) })
+			beside.Go(func() { b.storm(storm, stop) })
 		}
 		select {
 		case <-breaking.Done():
@@ -97,7 +97,9 @@ func (l *lab) play(ctx context.Context, o *options) error {
 	beside.Wait()
 	l.mu.Lock()
 	for _, b := range l.broken {
-		errs = append(errs, b.err)
+		if !b.alone {
+			errs = append(errs, b.err)
+		}
 	}
 	l.mu.Unlock()
 	errs = append(errs, l.finish(ctx))

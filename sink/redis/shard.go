@@ -55,6 +55,7 @@ type shard struct {
 	shards string
 	grace  string // milliseconds
 	base   string
+	keys   []string // of both scripts
 
 	mu      sync.Mutex
 	id      string           // of the stored definition, when it was last seen
@@ -70,9 +71,17 @@ func newShard(s *Sink, def tumble.Definition, shards, number int) *shard {
 		shards:  strconv.Itoa(shards),
 		grace:   strconv.FormatInt(def.Grace.Milliseconds(), 10),
 		base:    baseKey(s.cfg.Name, number),
+		keys:    scriptKeys(baseKey(s.cfg.Name, number)),
 		buckets: make(map[int64]uint32),
 	}
 }
+
+// scriptKeys returns the keys that a script is called with. The second one never
+// exists. While a slot moves from one master to another, key by key and in any
+// order, neither of them has all keys of the shard; a script on either would
+// take what is on the other for missing, and say so, or write it anew. A Redis
+// that knows of one missing key refuses the call until the slot has moved.
+func scriptKeys(base string) []string { return []string{base, base + ":none"} }
 
 // fail says where an error comes from.
 func (s *shard) fail(ctx context.Context, what string, err error) error {
@@ -94,7 +103,7 @@ func (s *shard) Load(ctx context.Context, init map[string]tumble.Checkpoint) (ma
 		args = append(args, partition, r)
 	}
 	for {
-		reply, err := loadLua.Exec(ctx, s.sink.client, []string{s.base}, args).AsStrSlice()
+		reply, err := loadLua.Exec(ctx, s.sink.client, s.keys, args).AsStrSlice()
 		if err == nil && len(reply) < 2 {
 			err = fmt.Errorf("the script answered %q: %w", reply, errSyntax)
 		}
@@ -169,7 +178,7 @@ func (s *shard) Apply(ctx context.Context, b tumble.Batch) error {
 		if err != nil {
 			return s.fail(ctx, what, err)
 		}
-		reply, err := applyLua.Exec(ctx, s.sink.client, []string{s.base}, args).ToArray()
+		reply, err := applyLua.Exec(ctx, s.sink.client, s.keys, args).ToArray()
 		if err == nil && len(reply) == 0 {
 			err = fmt.Errorf("the script answered nothing: %w", errSyntax)
 		}

@@ -1,5 +1,6 @@
 -- Functions of both scripts. KEYS[1] is the shard's own key, NAME:{TAG}; its
--- other keys begin with it and a colon, and lie in the same slot.
+-- other keys begin with it and a colon, and lie in the same slot. KEYS[2] never
+-- exists, so that no script runs while the slot is moving.
 local base = KEYS[1]
 local checkpoints, finality = base .. ':checkpoints', base .. ':finality'
 local windows, sizes = base .. ':windows', base .. ':sizes'
