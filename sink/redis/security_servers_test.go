@@ -254,7 +254,14 @@ func TestDocumentedRulesInCluster(t *testing.T) {
 	}
 	do(to, "CLUSTER", "SETSLOT", fmt.Sprint(slot), "IMPORTING", id(from))
 	do(from, "CLUSTER", "SETSLOT", fmt.Sprint(slot), "MIGRATING", id(to))
-	require.Error(t, as("counter", without(counter, asking), write, "clicks:moves"))
+	err = as("counter", without(counter, asking), write, "clicks:moves")
+	require.Error(t, err)
+	require.NotContains(t, err.Error(), "TRYAGAIN")
+	require.ErrorContains(t, as("counter", counter, write, "clicks:moves"), "TRYAGAIN") // it waits for that
+	require.NotErrorIs(t, as("reader", without(reader, asking), read, "clicks:moves"), tumble.ErrNoDefinition)
+	require.ErrorIs(t, as("reader", reader, read, "clicks:moves"), tumble.ErrNoDefinition)
+	do(to, "CLUSTER", "SETSLOT", fmt.Sprint(slot), "NODE", id(to))
+	do(from, "CLUSTER", "SETSLOT", fmt.Sprint(slot), "NODE", id(to))
 	require.NoError(t, as("counter", counter, write, "clicks:moves"))
 	require.NoError(t, as("reader", reader, read, "clicks:moves"))
 }
