@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"os"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -518,7 +520,7 @@ func TestLanesMeetInOneLog(t *testing.T) {
 			log.add("a", at(0, fmt.Sprint("old-", i)))
 		}
 		p := start(t, tumble.Config{Source: &logSource{topic: log, skipGap: true}, Sink: sink})
-		early := sink.snapshot(0)
+		early := &storeShard{counts: map[cell]int64{}, stored: map[string]tumble.Checkpoint{"a": {Log: "log-1"}}}
 		time.Sleep(4800 * time.Millisecond)
 		require.Len(t, sink.counts(), 20)
 		log.mu.Lock() // without a word to who is reading
@@ -897,6 +899,35 @@ func TestNewNamesTheField(t *testing.T) {
 	}
 	_, err := tumble.New(good)
 	require.NoError(t, err)
+}
+
+// The README's Go code is an example's, word for word, and each of its commands
+// is one that .ci/readme runs.
+func TestREADME(t *testing.T) {
+	readme, err := os.ReadFile("README.md")
+	require.NoError(t, err)
+	examples, err := os.ReadFile("example_test.go")
+	require.NoError(t, err)
+	blocks := regexp.MustCompile("(?ms)^```(\\w*)\n(.*?)^```$").FindAllStringSubmatch(string(readme), -1)
+	kinds := map[string]int{}
+	for _, b := range blocks {
+		kind, text := b[1], b[2]
+		kinds[kind]++
+		switch kind {
+		case "go":
+			indented := regexp.MustCompile(`(?m)^(.)`).ReplaceAllString(text, "\t$1")
+			require.Contains(t, string(examples), indented)
+		case "sh":
+			for line := range strings.Lines(text) {
+				line = strings.TrimSpace(line)
+				require.Regexp(t, `^(go run \./examples/clickstream|go test \./\.\.\.$|curl "http://localhost:8000/)`, line, "a command that .ci/readme does not know")
+			}
+		default:
+			require.Failf(t, "a block that nobody checks", "%s", b[0])
+		}
+	}
+	require.Equal(t, 1, kinds["go"])
+	require.GreaterOrEqual(t, kinds["sh"], 4)
 }
 
 // A program that counts from a channel into memory compiles nothing but the

@@ -22,7 +22,7 @@ var mutations = []mutation{
 	{"between records", "window.go", "\t\t\t\tif n := len(ln.open); n == sealAt || n >= sealBusy {\n\t\t\t\t\ta.full = append(a.full, ln)\n\t\t\t\t}\n", "\t\t\t\tif len(ln.open) == sealAt {\n\t\t\t\t\ta.pos++\n\t\t\t\t\ta.seal(ln, a.target(ln))\n\t\t\t\t\ta.pos--\n\t\t\t\t}\n", "takes a record for counted of which a part is"},
 	{"Origin", "stream.go", "c = Checkpoint{Log: c.Log, Origin: c.Origin, Offset: c.Origin}", "c = Checkpoint{Log: c.Log, Origin: c.Origin, Offset: c.Offset}", "begins a lost shard where another one stands"},
 	{"registration", "stream.go", "if _, err := p.load(ctx, i, p.init, nil); err != nil {", "if _, err := p.load(ctx, i, nil, nil); err != nil {", "calls windows final that a partition was not waited for"},
-	{"what the sink knows of a start", "stream.go", "\tp.learn(known)\n", "", "lets a start policy mean two places"},
+	{"what the sink knows of a start", "stream.go", "\tp.learn(known)\n\tp.mu.Unlock()\n\tfor i", "\tp.mu.Unlock()\n\tfor i", "lets a start policy mean two places"},
 	{"a new partition is registered", "stream.go", "\tif !known {\n\t\tif err := p.register(ctx)", "\tif known && !known {\n\t\tif err := p.register(ctx)", "counts a partition that shards do not know"},
 	{"poll", "stream.go", "case c.polled <- polled{shard, epoch, stored[c.id]}:\n", "case c.polled <- polled{shard, epoch + 1, stored[c.id]}:\n", "does not notice a loss on a quiet topic"},
 	{"poll's epoch", "stream.go", "ln.epoch.Load() != s.epoch || s.stored.Same", "s.stored.Same", "takes its own batch for a loss"},
