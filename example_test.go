@@ -4,7 +4,14 @@ import (
 	"context"
 	"fmt"
 	"log"
+	"os"
+	"os/exec"
+	"regexp"
+	"strings"
+	"testing"
 	"time"
+
+	"github.com/stretchr/testify/require"
 
 	"github.com/tumblestream/tumble"
 	"github.com/tumblestream/tumble/sink/memory"
@@ -86,4 +93,59 @@ func ExampleStats() {
 	s := pipeline.Stats()
 	fmt.Println(s.Read, s.Counted, s.Rejected)
 	// Output: 2 1 1
+}
+
+// The README's Go code is an example's, word for word, and each of its commands
+// is one that .ci/readme runs.
+func TestREADME(t *testing.T) {
+	readme, err := os.ReadFile("README.md")
+	require.NoError(t, err)
+	examples, err := os.ReadFile("example_test.go")
+	require.NoError(t, err)
+	blocks := regexp.MustCompile("(?ms)^```(\\w*)\n(.*?)^```$").FindAllStringSubmatch(string(readme), -1)
+	kinds := map[string]int{}
+	for _, b := range blocks {
+		kind, text := b[1], b[2]
+		kinds[kind]++
+		switch kind {
+		case "go":
+			indented := regexp.MustCompile(`(?m)^(.)`).ReplaceAllString(text, "\t$1")
+			require.Contains(t, string(examples), indented)
+		case "sh":
+			for line := range strings.Lines(text) {
+				line = strings.TrimSpace(line)
+				require.Regexp(t, `^(go run \./examples/clickstream|go test \./\.\.\.$|curl "http://localhost:8000/)`, line, "a command that .ci/readme does not know")
+			}
+		default:
+			require.Failf(t, "a block that nobody checks", "%s", b[0])
+		}
+	}
+	require.Equal(t, 1, kinds["go"])
+	require.GreaterOrEqual(t, kinds["sh"], 4)
+}
+
+// A program that counts from a channel into memory compiles nothing but the
+// standard library, and adapters know the root and their own client.
+func TestImports(t *testing.T) {
+	const module = "github.com/tumblestream/tumble"
+	allowed := map[string][]string{
+		"":                   nil,
+		"/source/channel":    nil,
+		"/sink/memory":       nil,
+		"/source/kafka":      {"github.com/segmentio/kafka-go", "github.com/klauspost/compress", "github.com/pierrec/lz4", "github.com/xdg-go", "golang.org/x"},
+		"/sink/redis":        {"github.com/redis/rueidis", "golang.org/x/sys"},
+		"/source/sourcetest": nil,
+		"/sink/sinktest":     nil,
+	}
+	for path, third := range allowed {
+		out, err := exec.Command("go", "list", "-deps", "-f", "{{if not .Standard}}{{.ImportPath}}{{end}}", module+path).Output()
+		require.NoError(t, err, path)
+		for _, dep := range strings.Fields(string(out)) {
+			ok := dep == module || dep == module+path || strings.HasPrefix(dep, module+path+"/internal/")
+			for _, prefix := range third {
+				ok = ok || strings.HasPrefix(dep, prefix)
+			}
+			require.True(t, ok, "%s imports %s", module+path, dep)
+		}
+	}
 }

@@ -413,9 +413,8 @@ func (c *consumer) run(ctx context.Context) error {
 	defer c.calls.Wait()
 	defer cancel()
 	var deadline *time.Timer
-	wake := time.NewTimer(0)
+	wake, done := time.NewTimer(0), ctx.Done()
 	defer wake.Stop()
-	done := ctx.Done()
 	for {
 		room := c.advance(ctx, sending)
 		if c.finished() {

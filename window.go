@@ -397,9 +397,7 @@ type table struct {
 
 const (
 	minSlots = 1 << 10
-	// maxIdle is how many entries may be kept, beyond a multiple of those in
-	// open batches, for their keys to come again.
-	maxIdle = 1 << 15
+	maxIdle  = 1 << 15 // entries that are kept for their keys to come again
 )
 
 func newTable(lanes int) table {
@@ -649,8 +647,7 @@ func newAggregator(id string, def Definition, shards []Shard) aggregator {
 	return a
 }
 
-// A reading is what a chunk adds to the books.
-type reading struct{ replayed, increments int64 }
+type reading struct{ replayed, increments int64 } // what a chunk adds to the books
 
 // place puts a lane where the source says to go on from what is stored. What lies
 // between from, in the log of to, and to is lost to it.
