@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -29,7 +28,6 @@ type fleet struct {
 	killed    int   // took theirs with them
 	refused   int   // starts that found no server, and said so
 	wrong     []string
-	restless  atomic.Bool // its watch is running
 	watch     *watch
 }
 

@@ -71,8 +71,7 @@ func (p *proxy) pass(l *link, from, to net.Conn, answer bool) {
 	for {
 		n, err := from.Read(buf)
 		if n > 0 {
-			p.gate.RLock() // not while writing: who does not read would hold up silence
-			p.gate.RUnlock()
+			p.wait()
 			if cut := l.cutting(answer); cut > 0 {
 				_, _ = to.Write(buf[:min(cut, n-1)])
 				l.close(true)
@@ -86,6 +85,13 @@ func (p *proxy) pass(l *link, from, to net.Conn, answer bool) {
 			return
 		}
 	}
+}
+
+// wait waits while nothing passes. It does not hold the gate for longer: who
+// does not read what is written would hold up silence.
+func (p *proxy) wait() {
+	p.gate.RLock()
+	defer p.gate.RUnlock()
 }
 
 func (l *link) cutting(answer bool) int {

@@ -18,6 +18,7 @@ import (
 // proxies, all else directly.
 type store struct {
 	sync.Mutex // held by who breaks it, until all is well again
+	lab        *lab
 	cluster    bool
 	nodes      []*node
 }
@@ -127,7 +128,7 @@ func startSingle(ctx context.Context, l *lab) (*store, error) {
 		return nil, err
 	}
 	l.onExit(func() { n.child.kill() })
-	s := &store{nodes: []*node{n}}
+	s := &store{lab: l, nodes: []*node{n}}
 	return s, s.healthy(ctx)
 }
 
@@ -157,6 +158,7 @@ func (s *store) healthy(ctx context.Context) error {
 				return err
 			}
 			if f := fields(text); f["cluster_state"] != "ok" || f["cluster_size"] != "3" || f["cluster_slots_ok"] != "16384" {
+				s.settle(ctx)
 				return fmt.Errorf("%s: state %s, size %s, slots %s", n.name, f["cluster_state"], f["cluster_size"], f["cluster_slots_ok"])
 			}
 			role, err := n.info(ctx, "replication")

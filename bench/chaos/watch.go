@@ -138,7 +138,7 @@ type sample struct {
 	calm                 bool          // it had caught up, and nothing was broken for it
 	goroutines, heap     int64
 	fds, threads, rss    int64
-	redis, counts        int64
+	redis                int64
 	increments, replayed int64
 }
 
