@@ -20,7 +20,7 @@ import org.apache.kafka.common.serialization.StringSerializer;
  * open NAME PROPERTY=VALUE...    a producer, with transactions if it has a transactional.id
  * begin NAME                     a transaction
  * send NAME TOPIC PARTITION PREFIX FROM TO
- *                                the values PREFIX and a number, and wait until they are written
+ *                                the values PREFIX and a number, an hour old, and wait until they are written
  * commit NAME
  * abort NAME
  * close NAME
@@ -30,6 +30,8 @@ import org.apache.kafka.common.serialization.StringSerializer;
  * record, or error and what went wrong.
  */
 public class Writer {
+    private static final long HOUR = 3_600_000;
+
     public static void main(String[] args) throws Exception {
         Map<String, KafkaProducer<String, String>> producers = new HashMap<>();
         BufferedReader in = new BufferedReader(new InputStreamReader(System.in));
@@ -70,7 +72,8 @@ public class Writer {
                 List<Future<RecordMetadata>> all = new ArrayList<>();
                 for (int i = Integer.parseInt(words[5]); i < Integer.parseInt(words[6]); i++) {
                     all.add(producer.send(
-                            new ProducerRecord<>(words[2], Integer.parseInt(words[3]), i % 3 == 0 ? null : "key", words[4] + i)));
+                            new ProducerRecord<>(words[2], Integer.parseInt(words[3]), System.currentTimeMillis() - HOUR,
+                                    i % 3 == 0 ? null : "key", words[4] + i)));
                 }
                 producer.flush();
                 StringBuilder offsets = new StringBuilder();
