@@ -30,8 +30,8 @@ var python = sync.OnceValues(func() (string, error) {
 	if have, err := os.ReadFile(mark); err == nil && string(have) == string(wanted) {
 		return interpreter, nil
 	}
-	if _, err := exec.LookPath("python3"); err != nil {
-		return "", fmt.Errorf("there is no python3")
+	if out, err := exec.Command(filepath.Join(root, ".ci", "install"), "python3=python3,python3-venv").CombinedOutput(); err != nil {
+		return "", fmt.Errorf("there is no python3: %w\n%s", err, out)
 	}
 	fmt.Fprintln(os.Stderr, "bench: installing Python packages")
 	if out, err := exec.Command("python3", "-m", "venv", "--clear", dir).CombinedOutput(); err != nil {

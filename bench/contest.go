@@ -77,6 +77,7 @@ func contest(ctx context.Context, args []string) error {
 			}
 			u, err := measure(ctx, e.contender, j, up, truths[t.n])
 			if ctx.Err() != nil {
+				printTable(os.Stdout, stream, entries) // what there is so far
 				return ctx.Err()
 			}
 			if err != nil {

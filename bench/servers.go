@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -76,6 +77,11 @@ func (s serverFlags) start(ctx context.Context) (*servers, error) {
 		if err != nil {
 			return nil, err
 		}
+		unlock, err := lock(state)
+		if err != nil {
+			return nil, err
+		}
+		up.stop = unlock
 		ci := func(ctx context.Context, arg string) ([]byte, error) {
 			cmd := exec.CommandContext(ctx, filepath.Join(root, ".ci", "servers"), arg)
 			cmd.Env = append(os.Environ(), "TUMBLE_SERVERS="+state)
@@ -83,10 +89,14 @@ func (s serverFlags) start(ctx context.Context) (*servers, error) {
 			return cmd.Output()
 		}
 		if _, err := ci(ctx, "up"); err != nil {
+			unlock()
 			return nil, fmt.Errorf(".ci/servers up: %w", err)
 		}
 		if !*s.keep {
-			up.stop = func() { _, _ = ci(context.WithoutCancel(ctx), "down") } // it says itself what failed
+			up.stop = func() {
+				_, _ = ci(context.WithoutCancel(ctx), "down") // it says itself what failed
+				unlock()
+			}
 		}
 		env, err := ci(ctx, "env")
 		if err != nil {
@@ -114,6 +124,19 @@ func (s serverFlags) start(ctx context.Context) (*servers, error) {
 	stop := up.stop
 	up.stop = func() { db.Close(); stop() }
 	return up, nil
+}
+
+// lock keeps two runs from the same servers: each empties Redis as it likes.
+func lock(dir string) (unlock func(), err error) {
+	file, err := os.OpenFile(filepath.Join(dir, "bench.lock"), os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		file.Close()
+		return nil, fmt.Errorf("another run uses the servers in %s: %w", dir, err)
+	}
+	return func() { file.Close() }, nil
 }
 
 // redisUse is what Redis has spent.
