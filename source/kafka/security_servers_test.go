@@ -154,8 +154,8 @@ func (c cluster) allow(t testing.TB, command []string) {
 }
 
 // refused runs a Source until it says what is wrong, as a pipeline does, and
-// returns that and how long it took.
-func refused(t testing.TB, cfg Config) (error, time.Duration) {
+// returns how long it took, and that.
+func refused(t testing.TB, cfg Config) (time.Duration, error) {
 	s, err := New(cfg)
 	require.NoError(t, err)
 	begin := time.Now()
@@ -170,7 +170,7 @@ func refused(t testing.TB, cfg Config) (error, time.Duration) {
 		require.Empty(t, tl.keys())
 	}
 	require.Error(t, err)
-	return err, time.Since(begin)
+	return time.Since(begin), err
 }
 
 // committed returns the offsets that a group shows.
@@ -270,7 +270,7 @@ func TestMissingPermission(t *testing.T) {
 				require.Equal(t, []string{"v"}, whole(t, cfg).keys())
 				return
 			}
-			err, took := refused(t, cfg)
+			took, err := refused(t, cfg)
 			t.Log(took, err)
 			check(err)
 			require.Less(t, took, 5*time.Second)
@@ -324,7 +324,7 @@ func TestRefusedLogin(t *testing.T) {
 			tr.TLS, tr.SASL = test.tls, test.login
 			cfg := c.config(topic)
 			cfg.Brokers, cfg.Transport = []string{test.addr}, tr
-			err, took := refused(t, cfg)
+			took, err := refused(t, cfg)
 			t.Log(took, err)
 			require.ErrorContains(t, err, test.addr)
 			require.ErrorContains(t, err, test.want)
