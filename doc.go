@@ -504,8 +504,8 @@ type books struct {
 
 // A gap is what was given up of a log, so that each offset is booked once.
 type gap struct {
-	log  string
-	upTo int64
+	log        string
+	from, upTo int64
 }
 
 // open enters a partition, unless it is there already.
@@ -560,15 +560,18 @@ func (b *books) full() <-chan struct{} {
 func (b *books) lose(id, log string, from, to int64) int64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if g := b.lost[id]; g.log == log {
-		from = max(from, g.upTo)
-	}
 	if from >= to {
 		return 0
 	}
-	b.lost[id] = gap{log, to}
-	b.sum.Lost += to - from
-	return to - from
+	g, ok := b.lost[id]
+	if !ok || g.log != log {
+		g = gap{log, from, from}
+	}
+	all := gap{log, min(g.from, from), max(g.upTo, to)}
+	n := (all.upTo - all.from) - (g.upTo - g.from)
+	b.lost[id] = all
+	b.sum.Lost += n
+	return n
 }
 
 func (b *books) stats() Stats {

@@ -29,8 +29,8 @@ type Pipeline struct {
 	books   books
 	running atomic.Bool
 
-	registering sync.Mutex            // one registration at a time
-	first       map[string]Checkpoint // the source's first word on each partition; under registering and mu
+	registering chan struct{}         // full while one registers
+	first       map[string]Checkpoint // the source's first word on each partition; under mu
 
 	mu        sync.Mutex
 	consumers map[*consumer]struct{}
@@ -48,10 +48,11 @@ func New(cfg Config) (*Pipeline, error) {
 	}
 	return &Pipeline{
 		cfg: cfg, def: cfg.definition(),
-		books:     books{limit: int64(cfg.MaxPending), parts: map[string]*PartitionStats{}, lost: map[string]gap{}},
-		consumers: map[*consumer]struct{}{},
-		registry:  map[string]Checkpoint{},
-		looking:   make(chan struct{}),
+		books:       books{limit: int64(cfg.MaxPending), parts: map[string]*PartitionStats{}, lost: map[string]gap{}},
+		consumers:   map[*consumer]struct{}{},
+		registry:    map[string]Checkpoint{},
+		looking:     make(chan struct{}),
+		registering: make(chan struct{}, 1),
 	}, nil
 }
 
@@ -102,8 +103,12 @@ func (p *Pipeline) run(ctx context.Context) error {
 // after the other, before anything of a new one is counted. A shard that lacks
 // a partition would not wait for it before it calls a window final.
 func (p *Pipeline) register(ctx context.Context) error {
-	p.registering.Lock()
-	defer p.registering.Unlock()
+	select {
+	case p.registering <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-p.registering }()
 	known := map[string]Checkpoint{}
 	for i := range p.shards {
 		stored, err := p.load(ctx, i, nil, nil)
@@ -124,10 +129,17 @@ func (p *Pipeline) register(ctx context.Context) error {
 	}
 	p.learn(known)
 	p.mu.Unlock()
+	known = map[string]Checkpoint{}
 	for i := range p.shards {
-		if _, err := p.load(ctx, i, p.init, nil); err != nil {
+		// Who was faster in the first shard has the word on all others.
+		stored, err := p.load(ctx, i, p.init, nil)
+		if err != nil {
 			return err
 		}
+		merge(known, stored)
+		p.mu.Lock()
+		p.learn(known)
+		p.mu.Unlock()
 	}
 	return nil
 }
@@ -339,6 +351,7 @@ type consumer struct {
 	polled   chan polled
 	calls    sync.WaitGroup
 	halted   chan struct{} // closed with stop: hurries retries
+	cease    context.CancelFunc
 	troubles map[int]error // last error by lane, -1: of the partition; within books.of
 }
 
@@ -381,9 +394,9 @@ func (p *Pipeline) consume(ctx context.Context, part Partition) error {
 	c.onReject = func(ev *Event) {
 		p.cfg.Logger.Warn("event time is not within the years 1700 to 2199: not counted", "partition", c.id, "offset", ev.Offset, "key", ev.Key, "time", ev.Time)
 	}
-	p.registering.Lock()
+	p.mu.Lock()
 	_, known := p.first[c.id]
-	p.registering.Unlock()
+	p.mu.Unlock()
 	if !known {
 		if err := p.register(ctx); ctx.Err() != nil {
 			return nil
@@ -410,13 +423,16 @@ func (p *Pipeline) consume(ctx context.Context, part Partition) error {
 func (c *consumer) run(ctx context.Context) error {
 	// The last flush outlives ctx, but not for ever.
 	sending, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	reading, cease := context.WithCancel(ctx) // ends with halt, if that comes first
+	c.cease = cease
 	defer c.calls.Wait()
+	defer cease()
 	defer cancel()
 	var deadline *time.Timer
 	wake, done := time.NewTimer(0), ctx.Done()
 	defer wake.Stop()
 	for {
-		room := c.advance(ctx, sending)
+		room := c.advance(reading, sending)
 		if c.finished() {
 			break
 		}
@@ -431,9 +447,9 @@ func (c *consumer) run(ctx context.Context) error {
 		select {
 		case a := <-c.answers:
 			c.reading = false
-			c.take(ctx, a)
+			c.take(reading, a)
 		case o := <-c.outcomes:
-			c.settleCall(ctx, o)
+			c.settleCall(reading, o)
 		case s := <-c.polled:
 			c.compare(s)
 		case <-wake.C:
@@ -451,6 +467,7 @@ func (c *consumer) halt(why error) {
 	if c.stop == nil {
 		c.stop = why
 		close(c.halted)
+		c.cease()
 	}
 }
 
@@ -547,7 +564,7 @@ func (c *consumer) advance(ctx, sending context.Context) (room <-chan struct{}) 
 
 // launch starts the lane's next call, if there is one.
 func (c *consumer) launch(ctx, sending context.Context, ln *lane, resting bool) {
-	if c.stop != nil && !ln.busy && (ln.reload || ln.found != nil) {
+	if flushing := c.all && len(ln.queue)+len(ln.open) > 0; c.stop != nil && !ln.busy && (ln.found != nil || ln.reload && !flushing) {
 		ln.lost = true // it is not settled, and now never will be
 	}
 	if ln.busy || ln.found != nil || ln.lost {
@@ -737,7 +754,7 @@ func (c *consumer) take(ctx context.Context, a answer) {
 		c.over, c.ended = ErrEnded, true
 	case errors.Is(a.err, io.EOF):
 		c.over = io.EOF
-	case ctx.Err() != nil:
+	case ctx.Err() != nil: // halted, perhaps
 	case errors.Is(a.err, ErrOffsetOutOfRange):
 		// What is pending cannot be read again: it is flushed first.
 		c.settleAll()
@@ -786,6 +803,7 @@ func (c *consumer) adopt(ctx context.Context, a answer) {
 		}
 		from, err := c.place(ln, found, to)
 		if err != nil {
+			ln.lost = true // it stands nowhere
 			c.halt(err)
 			return
 		}
@@ -819,6 +837,9 @@ func (c *consumer) read(ch Chunk) {
 	p := c.p
 	r, err := c.count(ch, time.Now().Add(p.cfg.MaxAhead).UnixNano())
 	if err != nil {
+		for _, ln := range c.lanes {
+			ln.lost = true // part of the chunk is in it
+		}
 		c.halt(err)
 	} else if p.cfg.Idle >= 0 {
 		c.promise(ch, p.cfg.Idle, p.top)

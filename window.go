@@ -589,6 +589,7 @@ func (ln *lane) seal(partition string, t *table, to Checkpoint, deltas []Delta) 
 	ln.sealed = to
 	ln.open = ln.open[:0]
 	ln.tally = tally{}
+	ln.due = false
 	ln.wrote = time.Now()
 }
 

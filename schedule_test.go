@@ -1,0 +1,299 @@
+package tumble_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/tumblestream/tumble"
+)
+
+// A consumer that waits for another one's registration must still be able to
+// give up its partition; and a partition that is known need not wait.
+func TestRegistrationHoldsUpNobodyElse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, sink := newTopic("a", "b"), newStore(2)
+		more := make(chan string)
+		p := start(t, tumble.Config{Source: &logSource{topic: log, own: []string{"a"}, more: more}, Sink: sink, ShutdownTimeout: time.Second})
+		time.Sleep(time.Second)
+		sink.setFault(func(shard int, b *tumble.Batch) fault {
+			if shard == 1 {
+				return refused
+			}
+			return fine
+		})
+		log.change("new", func(*logPart) {})
+		more <- "new" // registers for as long as the shard is down
+		time.Sleep(time.Second)
+		more <- "b" // known to all shards
+		time.Sleep(time.Second)
+		log.add("b", at(0, "x"), at(0, "y"), at(0, "z"), at(0, "v"), at(0, "w"))
+		sink.setFault(nil)
+		time.Sleep(time.Minute)
+		require.NoError(t, p.stop())
+		require.Len(t, sink.counts(), 5)
+	})
+}
+
+// One flush that came while a batch was under way must not make every later
+// batch leave at once.
+func TestFlushesAtTheIntervalAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, sink := newTopic("a"), newStore(1)
+		p := start(t, tumble.Config{Source: &logSource{topic: log}, Sink: &slowSink{sink, 3 * time.Millisecond, time.Now().Add(time.Second)}, FlushInterval: 100 * time.Millisecond})
+		for i := range 10_000 {
+			log.add("a", at(0, fmt.Sprint(i%100)))
+			time.Sleep(time.Millisecond)
+		}
+		require.NoError(t, p.stop())
+		require.Less(t, p.Stats().Flushes, int64(150), "10 seconds, 10 flushes a second")
+	})
+}
+
+// A slowSink takes a while for each batch, and half a second in the beginning.
+type slowSink struct {
+	*store
+	d    time.Duration
+	slow time.Time
+}
+
+func (s *slowSink) Open(ctx context.Context, def tumble.Definition) ([]tumble.Shard, error) {
+	shards, err := s.store.Open(ctx, def)
+	for i := range shards {
+		shards[i] = slowShard{shards[i], s}
+	}
+	return shards, err
+}
+
+type slowShard struct {
+	tumble.Shard
+	s *slowSink
+}
+
+func (s slowShard) Apply(ctx context.Context, b tumble.Batch) error {
+	time.Sleep(s.s.d)
+	if time.Now().Before(s.s.slow) {
+		time.Sleep(500 * time.Millisecond)
+	}
+	return s.Shard.Apply(ctx, b)
+}
+
+// wrongSource answers wrongly when it is told to.
+type wrongSource struct {
+	*logSource
+	chunk  func(*tumble.Chunk)
+	resume func(*tumble.Checkpoint) error
+}
+
+func (s *wrongSource) Run(ctx context.Context, consume func(context.Context, tumble.Partition) error) error {
+	return s.logSource.Run(ctx, func(ctx context.Context, p tumble.Partition) error { return consume(ctx, wrongPartition{p, s}) })
+}
+
+type wrongPartition struct {
+	tumble.Partition
+	s *wrongSource
+}
+
+func (p wrongPartition) Fetch(ctx context.Context, from int64) (tumble.Chunk, error) {
+	ch, err := p.Partition.Fetch(ctx, from)
+	if err == nil && p.s.chunk != nil {
+		p.s.chunk(&ch)
+	}
+	return ch, err
+}
+
+func (p wrongPartition) Resume(ctx context.Context, stored tumble.Checkpoint) (tumble.Checkpoint, error) {
+	to, err := p.Partition.Resume(ctx, stored)
+	if err == nil && p.s.resume != nil {
+		err = p.s.resume(&to)
+	}
+	return to, err
+}
+
+// A chunk that is out of order stops the pipeline; what was counted of it must
+// not be counted again by the next.
+func TestAWrongChunkIsNotCountedTwice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, sink := newTopic("a"), newStore(1)
+		log.add("a", at(0, "x"), at(0, "y"), at(0, "z"))
+		swap := func(ch *tumble.Chunk) {
+			if len(ch.Events) == 3 {
+				ch.Events = []tumble.Event{ch.Events[0], ch.Events[2], ch.Events[1]}
+			}
+		}
+		p := start(t, tumble.Config{Source: &wrongSource{logSource: &logSource{topic: log, untilEnd: true}, chunk: swap}, Sink: sink})
+		require.ErrorContains(t, <-p.done, "returned offset 1")
+		p = start(t, tumble.Config{Source: &logSource{topic: log, untilEnd: true}, Sink: sink})
+		require.NoError(t, <-p.done)
+		require.Equal(t, count(tumble.Window{Size: time.Minute}, log.parts["a"].events), sink.counts())
+	})
+}
+
+// A Resume that goes back stops the pipeline; what was dropped then must not be
+// passed over by the last flush.
+func TestAWrongResumeLosesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, sink := newTopic("a"), newStore(1)
+		log.add("a", at(0, "x"))
+		source := &wrongSource{logSource: &logSource{topic: log}}
+		p := start(t, tumble.Config{Source: source, Sink: sink})
+		time.Sleep(time.Second)
+		early := sink.snapshot(0)
+		log.add("a", at(0, "y"), at(0, "z"))
+		time.Sleep(time.Second)
+		source.resume = func(c *tumble.Checkpoint) error { c.Offset--; return nil }
+		sink.restore(0, early)
+		require.ErrorContains(t, <-p.done, "which is not after it")
+		p = start(t, tumble.Config{Source: &logSource{topic: log, untilEnd: true}, Sink: sink})
+		require.NoError(t, <-p.done)
+		require.Equal(t, count(tumble.Window{Size: time.Minute}, log.parts["a"].events), sink.counts())
+	})
+}
+
+// Two first starts at the same time: "latest" must be one place in all shards.
+func TestLatestIsOnePlaceForTwo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, sink := newTopic("a"), newStore(2)
+		log.add("a", at(0, "before"))
+		var loads int
+		sink.setFault(func(shard int, b *tumble.Batch) fault { return fine })
+		// The first process has asked where the end is, and waits at the first shard.
+		slowed := &pausedSink{store: sink, shard: 0, nth: 2, d: time.Second}
+		p := start(t, tumble.Config{Source: &logSource{topic: log, latest: true}, Sink: slowed})
+		time.Sleep(500 * time.Millisecond)
+		_ = loads
+		log.add("a", at(0, "between"))
+		// The second asks later, and is delayed between the shards.
+		q := start(t, tumble.Config{Source: &logSource{topic: log, latest: true}, Sink: &pausedSink{store: sink, shard: 1, nth: 2, d: 2 * time.Second}})
+		time.Sleep(10 * time.Second)
+		require.NoError(t, p.stop())
+		require.NoError(t, q.stop())
+		require.Equal(t, sink.stored(0, "a").Origin, sink.stored(1, "a").Origin)
+	})
+}
+
+// A pausedSink waits before its nth Load of one shard.
+type pausedSink struct {
+	*store
+	shard, nth int
+	d          time.Duration
+}
+
+func (s *pausedSink) Open(ctx context.Context, def tumble.Definition) ([]tumble.Shard, error) {
+	shards, err := s.store.Open(ctx, def)
+	shards[s.shard] = &pausedShard{Shard: shards[s.shard], s: s}
+	return shards, err
+}
+
+type pausedShard struct {
+	tumble.Shard
+	s *pausedSink
+	n int
+}
+
+func (s *pausedShard) Load(ctx context.Context, init map[string]tumble.Checkpoint) (map[string]tumble.Checkpoint, error) {
+	if s.n++; s.n == s.s.nth {
+		time.Sleep(s.s.d)
+	}
+	return s.Shard.Load(ctx, init)
+}
+
+// What was counted and is then lost by the store, beside a gap that was booked
+// before, is lost as well.
+func TestLostBeforeAGapThatWasBooked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, sink := newTopic("a"), newStore(1)
+		for range 50 {
+			log.add("a", at(0, "x"))
+		}
+		p := start(t, tumble.Config{Source: &logSource{topic: log, skipGap: true}, Sink: sink})
+		empty := sink.snapshot(0)
+		time.Sleep(time.Second)
+		log.mu.Lock()
+		l := log.parts["a"]
+		for range 50 {
+			l.append(at(0, "gone"))
+		}
+		l.first = 100
+		log.changed(l)
+		log.mu.Unlock()
+		time.Sleep(10 * time.Second)
+		require.EqualValues(t, 50, p.Stats().Lost)
+		sink.restore(0, empty)
+		time.Sleep(10 * time.Second)
+		require.NoError(t, p.stop())
+		require.Empty(t, sink.counts())
+		require.EqualValues(t, 100, p.Stats().Lost, "the first 50 cannot be read again either")
+	})
+}
+
+// A fatal error must be returned though another shard is down.
+func TestAFatalErrorIsReturnedWhileAShardIsDown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, sink := newTopic("a"), newStore(2)
+		log.add("a", at(0, "x"), at(0, "y"), at(0, "z"), at(0, "v"), at(0, "w"))
+		sink.setFault(nil)
+		bad := errors.New("no")
+		broken := false
+		source := &wrongSource{logSource: &logSource{topic: log}, resume: func(*tumble.Checkpoint) error {
+			if broken {
+				return bad
+			}
+			return nil
+		}}
+		p := start(t, tumble.Config{Source: source, Sink: sink, ShutdownTimeout: time.Second})
+		time.Sleep(time.Second)
+		broken = true
+		early := newStore(2).snapshot(0)
+		loads := 0
+		sink.setFault(func(shard int, b *tumble.Batch) fault {
+			if shard == 1 && b == nil {
+				if loads++; loads > 1 { // after the poll that notices the loss
+					return refused
+				}
+			}
+			return fine
+		})
+		sink.restore(0, early)
+		sink.restore(1, early)
+		select {
+		case err := <-p.done:
+			require.ErrorIs(t, err, bad)
+		case <-time.After(time.Minute):
+			t.Error("Run goes on")
+		}
+	})
+}
+
+// A stop while pending increments that cannot be read again are flushed must
+// not drop them.
+func TestStopWhileFlushingWhatCannotBeReadAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, sink := newTopic("a"), newStore(1)
+		log.add("a", at(0, "x"), at(0, "y"))
+		p := start(t, tumble.Config{Source: &logSource{topic: log, skipGap: true}, Sink: sink})
+		time.Sleep(time.Second)
+		down := true
+		sink.setFault(func(int, *tumble.Batch) fault {
+			if down {
+				return refused
+			}
+			return fine
+		})
+		log.add("a", at(0, "v"))
+		time.Sleep(time.Second)
+		log.add("a", at(0, "w")) // while the first is under way
+		time.Sleep(time.Second)
+		log.change("a", func(l *logPart) { l.append(at(0, "gone")); l.first = 5 })
+		time.Sleep(2 * time.Second)
+		down = false
+		p.cancel()
+		require.NoError(t, <-p.done)
+		require.Len(t, sink.counts(), 4)
+	})
+}
