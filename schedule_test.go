@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -160,13 +161,10 @@ func TestLatestIsOnePlaceForTwo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log, sink := newTopic("a"), newStore(2)
 		log.add("a", at(0, "before"))
-		var loads int
-		sink.setFault(func(shard int, b *tumble.Batch) fault { return fine })
 		// The first process has asked where the end is, and waits at the first shard.
 		slowed := &pausedSink{store: sink, shard: 0, nth: 2, d: time.Second}
 		p := start(t, tumble.Config{Source: &logSource{topic: log, latest: true}, Sink: slowed})
 		time.Sleep(500 * time.Millisecond)
-		_ = loads
 		log.add("a", at(0, "between"))
 		// The second asks later, and is delayed between the shards.
 		q := start(t, tumble.Config{Source: &logSource{topic: log, latest: true}, Sink: &pausedSink{store: sink, shard: 1, nth: 2, d: 2 * time.Second}})
@@ -237,18 +235,17 @@ func TestAFatalErrorIsReturnedWhileAShardIsDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log, sink := newTopic("a"), newStore(2)
 		log.add("a", at(0, "x"), at(0, "y"), at(0, "z"), at(0, "v"), at(0, "w"))
-		sink.setFault(nil)
 		bad := errors.New("no")
-		broken := false
+		var broken atomic.Bool
 		source := &wrongSource{logSource: &logSource{topic: log}, resume: func(*tumble.Checkpoint) error {
-			if broken {
+			if broken.Load() {
 				return bad
 			}
 			return nil
 		}}
 		p := start(t, tumble.Config{Source: source, Sink: sink, ShutdownTimeout: time.Second})
 		time.Sleep(time.Second)
-		broken = true
+		broken.Store(true)
 		early := newStore(2).snapshot(0)
 		loads := 0
 		sink.setFault(func(shard int, b *tumble.Batch) fault {
@@ -278,20 +275,14 @@ func TestStopWhileFlushingWhatCannotBeReadAgain(t *testing.T) {
 		log.add("a", at(0, "x"), at(0, "y"))
 		p := start(t, tumble.Config{Source: &logSource{topic: log, skipGap: true}, Sink: sink})
 		time.Sleep(time.Second)
-		down := true
-		sink.setFault(func(int, *tumble.Batch) fault {
-			if down {
-				return refused
-			}
-			return fine
-		})
+		sink.setFault(func(int, *tumble.Batch) fault { return refused })
 		log.add("a", at(0, "v"))
 		time.Sleep(time.Second)
 		log.add("a", at(0, "w")) // while the first is under way
 		time.Sleep(time.Second)
 		log.change("a", func(l *logPart) { l.append(at(0, "gone")); l.first = 5 })
 		time.Sleep(2 * time.Second)
-		down = false
+		sink.setFault(nil)
 		p.cancel()
 		require.NoError(t, <-p.done)
 		require.Len(t, sink.counts(), 4)
