@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -12,7 +11,7 @@ import (
 
 // startCluster starts a Redis Cluster of three masters with a replica each.
 func startCluster(ctx context.Context, l *lab) (*store, error) {
-	s := &store{lab: l, cluster: true}
+	s := &store{cluster: true}
 	for i := range 6 {
 		n, err := newNode(l, fmt.Sprintf("cluster-%d", i+1), "--cluster-enabled", "yes", "--cluster-node-timeout", "5000",
 			"--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1")
@@ -199,27 +198,6 @@ func (s *store) move(ctx context.Context, r *rand.Rand, slot int, pause time.Dur
 		if err := one.node.must(ctx, "CLUSTER", "SETSLOT", at, "NODE", to.id); err != nil {
 			return err
 		}
-		if err := one.node.must(ctx, "CLUSTER", "SETSLOT", at, "STABLE"); err != nil {
-			return err
-		}
 	}
 	return nil
 }
-
-// settle does what an operator does with redis-cli --cluster fix: a slot that
-// a master still takes for moving, though nobody moves it any more, is never
-// learned from others.
-func (s *store) settle(ctx context.Context) {
-	for _, n := range s.nodes {
-		text, err := n.text(ctx, "CLUSTER", "NODES")
-		if err != nil {
-			continue
-		}
-		for _, open := range openSlot.FindAllStringSubmatch(text, -1) {
-			s.lab.log("%s takes slot %s for moving; it is told that it is not", n.name, open[1])
-			_ = n.must(ctx, "CLUSTER", "SETSLOT", open[1], "STABLE")
-		}
-	}
-}
-
-var openSlot = regexp.MustCompile(`\[(\d+)-[<>]-`)

@@ -219,6 +219,9 @@ var singleFaults = append([]fault{
 
 // restarted starts a server again and waits until its store is whole.
 func (b *breaker) restarted(ctx context.Context, n *node) error {
+	if b.fleet.store.cluster {
+		n.forget()
+	}
 	if err := n.start(); err != nil {
 		return err
 	}
