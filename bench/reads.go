@@ -32,7 +32,7 @@ type readAPI struct {
 func reads(ctx context.Context, args []string) error {
 	f := flag.NewFlagSet("reads", flag.ExitOnError)
 	n := f.Int("n", 1_000_000, "`number` of clicks that were counted")
-	users := f.Int("users", 10_000, "`number` of users")
+	users := f.Int("users", 1000, "`number` of users: each count of theirs is an entry of the client's cache")
 	rounds := f.Int("rounds", 3, "`times` that each runs, in turns")
 	conns := f.Int("connections", 32, "`number` of connections")
 	lasts := f.Duration("for", 5*time.Second, "`time` to measure")
@@ -109,7 +109,7 @@ func readAPIs(up *servers, t topic) ([]readAPI, func(), error) {
 	}
 	apis := []readAPI{{
 		name: "tumble",
-		warm: 200_000, // so that its cache is full
+		warm: 300_000, // so that nearly all counts are in its cache
 		load: func(ctx context.Context) error {
 			cmd, err := self(ctx, "contend", "-kafka", up.kafka, "-redis", up.redis, "-topic", t.name(),
 				"-n", strconv.Itoa(t.n), "-group", fmt.Sprintf("reads-%d", time.Now().UnixNano()), "tumble")
