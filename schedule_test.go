@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -287,4 +288,236 @@ func TestStopWhileFlushingWhatCannotBeReadAgain(t *testing.T) {
 		require.NoError(t, <-p.done)
 		require.Len(t, sink.counts(), 4)
 	})
+}
+
+// A source whose list of partitions does not come.
+type listless struct {
+	*logSource
+	from atomic.Int64 // calls of Partitions that are answered
+}
+
+func (s *listless) Partitions(ctx context.Context, stored map[string]tumble.Checkpoint) (map[string]tumble.Checkpoint, error) {
+	if s.from.Add(-1) < 0 {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	return s.logSource.Partitions(ctx, stored)
+}
+
+func TestAKnownPartitionDoesNotWaitForANewOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, sink := newTopic("a", "b"), newStore(1)
+		log.add("b", at(0, "x"))
+		source := &listless{logSource: &logSource{topic: log, own: []string{"a"}, more: make(chan string)}}
+		source.from.Store(1)
+		p := start(t, tumble.Config{Source: source, Sink: sink})
+		time.Sleep(time.Second)
+		log.change("new", func(*logPart) {})
+		source.more <- "new"
+		time.Sleep(time.Second)
+		source.more <- "b"
+		time.Sleep(time.Second)
+		require.Len(t, sink.counts(), 1)
+		require.NoError(t, p.stop())
+	})
+}
+
+// A revoked runs two partitions that are new, the second until revoke is closed.
+type revoked struct {
+	*listless
+	revoke, given chan struct{}
+}
+
+func (s revoked) Run(ctx context.Context, consume func(context.Context, tumble.Partition) error) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { _ = consume(ctx, &logPartition{s: s.logSource, id: "new-1"}) })
+	time.Sleep(time.Second)
+	ctx, cancel := context.WithCancel(ctx)
+	wg.Go(func() {
+		defer close(s.given)
+		_ = consume(ctx, &logPartition{s: s.logSource, id: "new-2"})
+	})
+	<-s.revoke
+	cancel()
+	return nil
+}
+
+func TestAPartitionIsGivenUpWhileAnotherOneRegisters(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, sink := newTopic("a"), newStore(1)
+		source := revoked{&listless{logSource: &logSource{topic: log}}, make(chan struct{}), make(chan struct{})}
+		source.from.Store(1)
+		p := start(t, tumble.Config{Source: source, Sink: sink})
+		time.Sleep(2 * time.Second)
+		close(source.revoke)
+		time.Sleep(time.Second)
+		select {
+		case <-source.given:
+		default:
+			t.Error("it waits for the other one")
+		}
+		require.NoError(t, p.stop())
+	})
+}
+
+// Of a partition that ended in one shard only, and a shard that lost it: what
+// has not ended is counted again from its origin.
+func TestAShardIsHealedFromOneThatHasNotEnded(t *testing.T) {
+	for _, ended := range []int{0, 1} {
+		t.Run(fmt.Sprint(ended), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				log, sink := newTopic("a"), newStore(3)
+				for i := range 30 {
+					log.add("a", at(0, fmt.Sprint(i)))
+				}
+				cfg := tumble.Config{Source: &logSource{topic: log, untilEnd: true}, Sink: sink}
+				p := start(t, cfg)
+				require.NoError(t, <-p.done)
+				c := sink.shards[ended].stored["a"]
+				c.Ended = true
+				sink.shards[ended].stored["a"] = c
+				sink.restore(2, newStore(1).shards[0])
+				p = start(t, cfg)
+				require.NoError(t, <-p.done)
+				require.Len(t, sink.counts(), 30)
+			})
+		})
+	}
+}
+
+// A batch that is in the shard, and not yet answered, is no loss.
+func TestAnAnswerOnItsWayIsNoLoss(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, sink := newTopic("a"), newStore(1)
+		p := start(t, tumble.Config{Source: &logSource{topic: log}, Sink: lateAnswers{sink, 11 * time.Second}})
+		for i := range 30 {
+			log.add("a", at(0, fmt.Sprint(i)))
+			time.Sleep(time.Second)
+		}
+		require.NoError(t, p.stop())
+		require.Zero(t, p.Stats().Replayed)
+	})
+}
+
+// lateAnswers does what it is told at once and says so later.
+type lateAnswers struct {
+	*store
+	d time.Duration
+}
+
+func (s lateAnswers) Open(ctx context.Context, def tumble.Definition) ([]tumble.Shard, error) {
+	shards, err := s.store.Open(ctx, def)
+	for i := range shards {
+		shards[i] = lateShard{shards[i], s.d}
+	}
+	return shards, err
+}
+
+type lateShard struct {
+	tumble.Shard
+	d time.Duration
+}
+
+func (s lateShard) Apply(ctx context.Context, b tumble.Batch) error {
+	err := s.Shard.Apply(ctx, b)
+	select {
+	case <-time.After(s.d):
+	case <-ctx.Done():
+	}
+	return err
+}
+
+// A stop does not wait for a retry that is seconds away, if the store is back.
+func TestAStopHurriesRetries(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, sink := newTopic("a"), newStore(1)
+		p := start(t, tumble.Config{Source: &logSource{topic: log}, Sink: sink, ShutdownTimeout: 100 * time.Millisecond})
+		time.Sleep(time.Second)
+		var last time.Time
+		sink.setFault(func(_ int, b *tumble.Batch) fault {
+			if b != nil {
+				last = time.Now()
+			}
+			return refused
+		})
+		log.add("a", at(0, "x"))
+		time.Sleep(time.Minute)
+		for began := last; last.Equal(began); { // just after a try
+			time.Sleep(time.Millisecond)
+		}
+		sink.setFault(nil)
+		require.NoError(t, p.stop())
+		require.Len(t, sink.counts(), 1)
+	})
+}
+
+// A rival is found by the last flush before the end: what it had not counted is
+// read again.
+func TestAConflictAtTheEndReadsAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, sink := newTopic("a"), newStore(1)
+		log.add("a", at(0, "x"), at(1, "y"))
+		first := true
+		sink.setFault(func(_ int, b *tumble.Batch) fault {
+			if b != nil && first {
+				first = false
+				c := tumble.Batch{Partition: "a", From: b.From, To: b.From, Deltas: []tumble.Delta{{Window: t0, Key: "x", N: 1}}}
+				c.To.Offset, c.To.Watermark = 1, t0
+				require.NoError(t, sink.shards[0].apply(sink.def, c))
+			}
+			return fine
+		})
+		p := start(t, tumble.Config{Source: &logSource{topic: log, untilEnd: true}, Sink: sink, FlushInterval: time.Hour})
+		require.NoError(t, <-p.done)
+		require.Len(t, sink.counts(), 2)
+	})
+}
+
+// Nobody waited for a partition that was said to be over. If it goes on after
+// all, it begins where the others are.
+func TestAPartitionThatGoesOnAfterItsEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, sink := newTopic("a", "b"), newStore(1)
+		log.add("a", at(10, "x"))
+		log.add("b", at(10, "x"), at(300, "x"))
+		cfg := tumble.Config{Source: &logSource{topic: log, untilEnd: true}, Sink: sink, DropLate: true, Idle: -1}
+		p := start(t, cfg)
+		require.NoError(t, <-p.done)
+		c := sink.shards[0].stored["a"]
+		c.Ended = true
+		sink.shards[0].stored["a"] = c
+		require.True(t, sink.frontier(0).Equal(t0.Add(300*time.Second)))
+		log.add("a", at(20, "x"), at(301, "x"))
+		p = start(t, cfg)
+		require.NoError(t, <-p.done)
+		require.EqualValues(t, 2, sink.counts()[cell{t0.UnixNano(), "x"}], "the window was final")
+		require.EqualValues(t, 1, p.Stats().DroppedLate)
+	})
+}
+
+// A store that was given to somebody else since it was opened.
+func TestALoadThatFindsAnotherDefinitionIsFatal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := start(t, tumble.Config{Source: &logSource{topic: newTopic("a")}, Sink: givenAway{newStore(1)}})
+		select {
+		case err := <-p.done:
+			require.ErrorIs(t, err, tumble.ErrDefinition)
+		case <-time.After(time.Minute):
+			t.Error("Run goes on")
+		}
+	})
+}
+
+type givenAway struct{ *store }
+
+func (s givenAway) Open(ctx context.Context, def tumble.Definition) ([]tumble.Shard, error) {
+	shards, err := s.store.Open(ctx, def)
+	return []tumble.Shard{givenAwayShard{shards[0]}}, err
+}
+
+type givenAwayShard struct{ tumble.Shard }
+
+func (givenAwayShard) Load(context.Context, map[string]tumble.Checkpoint) (map[string]tumble.Checkpoint, error) {
+	return nil, fmt.Errorf("shard 0: %w", tumble.ErrDefinition)
 }
