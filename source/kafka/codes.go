@@ -23,6 +23,13 @@ func passing(err error) bool {
 	return errors.Is(err, errNoLeader) || errors.As(err, &code) && code.Temporary()
 }
 
+// silent reports whether err is that brokers did not answer, or had no answer
+// yet: they did not refuse.
+func silent(err error) bool {
+	var code kafkago.Error
+	return passing(err) || !errors.As(err, &code) && !errors.Is(err, errNoTopic)
+}
+
 // codeError turns an error code of the protocol into an error; 0 is nil.
 func codeError(code int16) error {
 	switch code {
