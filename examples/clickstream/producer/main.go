@@ -103,8 +103,12 @@ func (p *producer) run(ctx context.Context, topic *kafkadial.Topic) error {
 	closed := make(chan error, 1)
 	go func() { closed <- writer.Close() }()
 	select {
-	case <-closed:
-	case <-time.After(closing): // the brokers are away, and the process ends
+	case <-closed: // every record is reported, the writer gives up by itself
+	case <-ctx.Done(): // asked to stop, perhaps because the brokers are away
+		select {
+		case <-closed:
+		case <-time.After(closing):
+		}
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
