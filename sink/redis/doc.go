@@ -51,8 +51,7 @@
 //
 // where Redis 6 knows ~clicks:* alone. In a cluster both need +cluster|slots,
 // from Redis 8 on +cluster|shards, and +asking while slots move. What is not
-// allowed comes back as an error, with one exception: nobody notices that
-// +client|caching is missing, and the cache is not told of changes then.
+// allowed comes back as an error.
 //
 // # Layout
 //

@@ -176,6 +176,12 @@ func (s *Sink) readLayout(ctx context.Context) (*layout, error) {
 	fail := func(err error) (*layout, error) {
 		return nil, fmt.Errorf("redis: %s: %w", s.cfg.Name, err)
 	}
+	// The client does not look at the answer when it has the server note what
+	// it caches, and without that the cache is told of no change.
+	err := s.client.Do(ctx, s.client.B().ClientCaching().Yes().Build()).Error()
+	if reply, ok := rueidis.IsRedisErr(err); ok && denied(reply.Error()) {
+		return fail(s.explain(ctx, err))
+	}
 	stored, err := s.readFields(ctx, 0)
 	if err != nil {
 		return fail(err)

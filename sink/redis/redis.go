@@ -236,6 +236,9 @@ func (s *Sink) explain(ctx context.Context, err error) error {
 		}
 		return err
 	}
+	if errors.Is(err, rueidis.ErrDoCacheAborted) {
+		return fmt.Errorf("the user may not run MULTI, EXEC or PTTL, or the connection broke: %w", err)
+	}
 	if errors.Is(err, context.DeadlineExceeded) {
 		addrs := slices.Sorted(maps.Keys(s.client.Nodes()))
 		return fmt.Errorf("no answer in time from %s: %w", strings.Join(addrs, ", "), err)
@@ -249,15 +252,16 @@ func (s *Sink) explain(ctx context.Context, err error) error {
 // hints by the word that an error of the server holds. Before version 7 it need
 // not be the first one, when a script meets the error.
 var hints = map[string]string{
-	"OOM ":         "the server has reached its maxmemory",
-	"READONLY ":    "the server is a replica",
-	"NOAUTH ":      "the client gives no password",
-	"WRONGPASS ":   "the client gives a wrong user name or password",
-	"NOPERM ":      "the user may not do that",
-	"MISCONF ":     "the server cannot save to its disk and takes no writes",
-	"NOREPLICAS ":  "the server has too few replicas and takes no writes",
-	"LOADING ":     "the server is loading its data",
-	"BUSY ":        "the server is busy with a script",
-	"CLUSTERDOWN ": "the cluster does not serve all slots",
-	"WRONGTYPE ":   "a key under this name holds something else",
+	"OOM ":                                "the server has reached its maxmemory",
+	"READONLY ":                           "the server is a replica",
+	"NOAUTH ":                             "the client gives no password",
+	"WRONGPASS ":                          "the client gives a wrong user name or password",
+	"NOPERM ":                             "the user may not do that",
+	"The user executing the script can't": "the user may not run a command of the script",
+	"MISCONF ":                            "the server cannot save to its disk and takes no writes",
+	"NOREPLICAS ":                         "the server has too few replicas and takes no writes",
+	"LOADING ":                            "the server is loading its data",
+	"BUSY ":                               "the server is busy with a script",
+	"CLUSTERDOWN ":                        "the cluster does not serve all slots",
+	"WRONGTYPE ":                          "a key under this name holds something else",
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"strings"
 	"time"
@@ -22,6 +23,7 @@ func (t topicID) String() string { return hex.EncodeToString(t[:]) }
 
 type topicLayout struct {
 	id         topicID
+	operations int32 // that are allowed, a bit each; notTold: the broker does not say
 	partitions map[int32]leadership
 }
 
@@ -71,6 +73,12 @@ func (c *client) explain(r *call, err error, timeout bool) error {
 	return fmt.Errorf("%v: %s: %w", r.key, whom, err)
 }
 
+// What a broker says of the operations that are allowed.
+const (
+	notTold = math.MinInt32
+	mayRead = 1 << 3
+)
+
 // layout asks a broker for the topic's id and leaders. It never creates the
 // topic. A topic that does not exist is errNoTopic.
 func (c *client) layout(ctx context.Context) (topicLayout, error) {
@@ -82,7 +90,7 @@ func (c *client) layout(ctx context.Context) (topicLayout, error) {
 	b.tags()
 	b.int8(0) // no auto-creation
 	b.int8(0)
-	b.int8(0)
+	b.int8(1) // what may be done with the topic
 	b.tags()
 	lay := topicLayout{partitions: map[int32]leadership{}}
 	code := int16(codeUnknownTopic)
@@ -122,7 +130,9 @@ func (c *client) layout(ctx context.Context) (topicLayout, error) {
 					lay.partitions[p] = leadership{l, epoch}
 				}
 			}
-			r.int32()
+			if operations := r.int32(); name == c.topic {
+				lay.operations = operations
+			}
 			r.tags()
 			if r.err != nil {
 				return

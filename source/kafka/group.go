@@ -501,6 +501,8 @@ func (g *group) explain(err error) error {
 		hint = " (its members share no protocol with this one, which offers range and roundrobin, or it is no consumer group of the classic kind)"
 	case errors.Is(err, kafkago.InvalidSessionTimeout):
 		hint = fmt.Sprintf(" (%v is not between the brokers' group.min.session.timeout.ms and group.max.session.timeout.ms)", g.cfg.session)
+	case errors.Is(err, kafkago.GroupAuthorizationFailed):
+		hint = " (the permission Read on the group is needed)"
 	case errors.Is(err, kafkago.GroupMaxSizeReached):
 		hint = " (the brokers' group.max.size)"
 	}

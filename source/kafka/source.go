@@ -336,6 +336,9 @@ func (s *Source) partitions(ctx context.Context, stored map[string]tumble.Checkp
 	if err != nil {
 		return nil, err
 	}
+	if lay.operations != notTold && lay.operations&mayRead == 0 {
+		return nil, fmt.Errorf("topic %q: %w: the permission Read is needed", s.cfg.Topic, codeError(int16(kafkago.TopicAuthorizationFailed)))
+	}
 	for _, p := range s.cfg.Partitions {
 		if _, ok := lay.partitions[p]; !ok {
 			return nil, fmt.Errorf("Config.Partitions holds %d, topic %q has %d partitions", p, s.cfg.Topic, len(lay.partitions))
