@@ -44,9 +44,10 @@ type assignment struct {
 
 // A group is this process's membership of a consumer group: the classic
 // protocol, eager, so a member gives up all its partitions before it joins the
-// next generation. Each generation costs a flush and no more, because positions
-// and counts are in the sink, which also refuses what a member writes that does
-// not know yet that it was removed: no count depends on the group.
+// next generation. A generation costs a flush, and where a member has died the
+// wait until its session ends, which holds up all others. Positions and counts
+// are in the sink, which also refuses what a member writes that does not know
+// yet that it was removed: no count depends on the group.
 type group struct {
 	cfg  groupConfig
 	log  *slog.Logger
