@@ -136,9 +136,11 @@ type Chunk struct {
 type Source interface {
 	// Partitions returns every partition of the source, whoever reads it, by
 	// its ID, with the checkpoint at which counting begins. stored is what the
-	// sink knows, other sources' partitions included. A start policy ("latest") applies only to a source of which
-	// nothing is stored; any other unknown partition begins at its earliest
-	// offset. It may be called again, to learn of partitions that are new.
+	// sink knows, other sources' partitions included. A start policy ("latest")
+	// applies only to a source of which nothing is stored; any other unknown
+	// partition begins at its earliest offset. It may be called again, to learn
+	// of partitions that are new. An error ends the pipeline, unless it wraps
+	// ErrUnavailable and Run has been called: then it is asked again.
 	Partitions(ctx context.Context, stored map[string]Checkpoint) (map[string]Checkpoint, error)
 
 	// Run calls consume, in a goroutine of its own, for each partition that is
@@ -172,8 +174,9 @@ type Partition interface {
 	Fetch(ctx context.Context, from int64) (Chunk, error)
 }
 
-// ErrUnavailable is wrapped by [Partition.Resume] when it could not find out,
-// because a server did not answer, say: the pipeline asks again, with back-off.
+// ErrUnavailable is wrapped by [Partition.Resume] and [Source.Partitions] when
+// they could not find out, because a server did not answer, say: the pipeline
+// asks again, with back-off.
 var ErrUnavailable = errors.New("temporarily unavailable")
 
 // A Committer is a Partition that wants to know how far its events are counted
@@ -506,6 +509,13 @@ type books struct {
 type gap struct {
 	log        string
 	from, upTo int64
+}
+
+// begin opens the books of a run.
+func (b *books) begin() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.sum, b.lost = Stats{}, map[string]gap{}
 }
 
 // open enters a partition, unless it is there already.

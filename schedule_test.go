@@ -42,6 +42,83 @@ func TestRegistrationHoldsUpNobodyElse(t *testing.T) {
 	})
 }
 
+// flaky is a source whose listing fails while err is set.
+type flaky struct {
+	*logSource
+	err  atomic.Pointer[error]
+	asks atomic.Int32
+}
+
+func (f *flaky) Partitions(ctx context.Context, stored map[string]tumble.Checkpoint) (map[string]tumble.Checkpoint, error) {
+	f.asks.Add(1)
+	if err := f.err.Load(); err != nil {
+		return nil, *err
+	}
+	return f.logSource.Partitions(ctx, stored)
+}
+
+// A source that cannot list a new partition for a while stops nobody; one that
+// says why it never will ends the pipeline.
+func TestGrowthWaitsForTheListing(t *testing.T) {
+	for _, never := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			log, sink := newTopic("a"), newStore(2)
+			source := &flaky{logSource: &logSource{topic: log, more: make(chan string)}}
+			p := start(t, tumble.Config{Source: source, Sink: sink})
+			time.Sleep(time.Second)
+			refusal := errors.New("no such topic")
+			if !never {
+				refusal = fmt.Errorf("%w: %w", refusal, tumble.ErrUnavailable)
+			}
+			source.err.Store(&refusal)
+			log.change("b", func(*logPart) {})
+			log.add("b", at(1, "new"))
+			source.more <- "b"
+			time.Sleep(time.Minute)
+			if never {
+				require.ErrorIs(t, p.stop(), refusal)
+				return
+			}
+			require.Greater(t, source.asks.Load(), int32(5))
+			log.add("a", at(1, "old"))
+			time.Sleep(time.Second)
+			require.EqualValues(t, 1, p.Stats().Counted)
+			source.err.Store(nil)
+			time.Sleep(10 * time.Second)
+			require.EqualValues(t, 2, p.Stats().Counted)
+			require.NoError(t, p.stop())
+		})
+	}
+}
+
+// The books of a second run are its own, also where the first left some of what
+// it read.
+func TestBooksOfASecondRun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, sink := newTopic("a"), newStore(2)
+		log.add("a", at(0, "x"), at(0, "y"))
+		sink.setFault(func(shard int, b *tumble.Batch) fault {
+			if b != nil {
+				return refused
+			}
+			return fine
+		})
+		p, err := tumble.New(tumble.Config{
+			Source: &logSource{topic: log, untilEnd: true}, Sink: sink, Logger: quiet,
+			Window: tumble.Window{Size: time.Minute}, ShutdownTimeout: time.Second,
+		})
+		require.NoError(t, err)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		require.NoError(t, p.Run(ctx))
+		require.EqualValues(t, 2, p.Stats().Pending)
+		sink.setFault(nil)
+		require.NoError(t, p.Run(t.Context()))
+		books := p.Stats()
+		require.Equal(t, []int64{2, 2, 0, 0}, []int64{books.Read, books.Counted, books.Pending, books.Increments})
+	})
+}
+
 // One flush that came while a batch was under way must not make every later
 // batch leave at once.
 func TestFlushesAtTheIntervalAgain(t *testing.T) {

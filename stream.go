@@ -48,7 +48,7 @@ func New(cfg Config) (*Pipeline, error) {
 	}
 	return &Pipeline{
 		cfg: cfg, def: cfg.definition(),
-		books:       books{limit: int64(cfg.MaxPending), parts: map[string]*PartitionStats{}, lost: map[string]gap{}},
+		books:       books{limit: int64(cfg.MaxPending), parts: map[string]*PartitionStats{}},
 		consumers:   map[*consumer]struct{}{},
 		registry:    map[string]Checkpoint{},
 		looking:     make(chan struct{}),
@@ -59,7 +59,7 @@ func New(cfg Config) (*Pipeline, error) {
 // Run counts until ctx ends or every partition is exhausted; then it flushes
 // and returns nil. It returns an error if the source or the sink cannot be
 // opened, or if one of them has an error that retrying cannot mend. It may be
-// called again after it has returned, not before.
+// called again after it has returned, not before, and then opens new books.
 func (p *Pipeline) Run(ctx context.Context) error {
 	if !p.running.CompareAndSwap(false, true) {
 		return errors.New("tumble: Run is running already")
@@ -81,6 +81,7 @@ func (p *Pipeline) run(ctx context.Context) error {
 		return errors.New("tumble: open the sink: it has no shards")
 	}
 	p.shards = shards
+	p.books.begin()
 	p.mu.Lock()
 	p.first = map[string]Checkpoint{}
 	p.tops = make([]mark, len(shards))
@@ -140,6 +141,29 @@ func (p *Pipeline) register(ctx context.Context) error {
 		p.mu.Lock()
 		p.learn(known)
 		p.mu.Unlock()
+	}
+	return nil
+}
+
+// join registers a partition that is new since Run began, however long the
+// source takes to list it. It returns nil when ctx ends.
+func (p *Pipeline) join(ctx context.Context, id string) error {
+	p.mu.Lock()
+	_, known := p.first[id]
+	p.mu.Unlock()
+	for wait := (backoff{}); !known; {
+		err := p.register(ctx)
+		if err == nil || ctx.Err() != nil {
+			return nil
+		}
+		if !errors.Is(err, ErrUnavailable) {
+			return err
+		}
+		if wait.first() {
+			p.cfg.Logger.Warn("cannot register a partition, trying again", "partition", id, "error", err)
+		}
+		p.books.change(func(s *Stats) { s.Retries++ })
+		wait.sleep(ctx, nil)
 	}
 	return nil
 }
@@ -394,15 +418,8 @@ func (p *Pipeline) consume(ctx context.Context, part Partition) error {
 	c.onReject = func(ev *Event) {
 		p.cfg.Logger.Warn("event time is not within the years 1700 to 2199: not counted", "partition", c.id, "offset", ev.Offset, "key", ev.Key, "time", ev.Time)
 	}
-	p.mu.Lock()
-	_, known := p.first[c.id]
-	p.mu.Unlock()
-	if !known {
-		if err := p.register(ctx); ctx.Err() != nil {
-			return nil
-		} else if err != nil {
-			return err
-		}
+	if err := p.join(ctx, c.id); err != nil || ctx.Err() != nil {
+		return err
 	}
 	if !p.books.open(c.id) {
 		return fmt.Errorf("tumble: partition %s is being read already", c.id)

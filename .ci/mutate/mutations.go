@@ -58,7 +58,7 @@ var mutations = []mutation{
 	{"whole checkpoints: watermark", "doc.go", "c.Ended == d.Ended && c.Watermark.Equal(d.Watermark)", "c.Ended == d.Ended", "forgets promises"},
 	{"whole checkpoints: ended", "doc.go", "c.Ended == d.Ended && c.Watermark", "c.Watermark", "does not write that a partition has ended"},
 	{"registering waits for ctx", "stream.go", "\tcase <-ctx.Done():\n\t\treturn ctx.Err()\n\t}\n\tdefer func() { <-p.registering }()\n", "\t}\n\tdefer func() { <-p.registering }()\n", "cannot give up a partition while another one registers"},
-	{"known partitions do not wait", "stream.go", "\tif !known {\n\t\tif err := p.register(ctx)", "\tif !known || known {\n\t\tif err := p.register(ctx)", "holds up what is known for what is new"},
+	{"known partitions do not wait", "stream.go", "wait := (backoff{}); !known; {", "wait := (backoff{}); known || !known; {", "holds up what is known for what is new"},
 	{"a definition that differs", "stream.go", "\t\tif errors.Is(err, ErrDefinition) {\n\t\t\treturn nil, err\n\t\t}\n", "", "tries for ever what cannot work"},
 	{"one who has not ended", "stream.go", "if old, ok := known[id]; ok && !old.Ended {", "if old, ok := known[id]; ok && old.Ended {", "takes a partition for ended that goes on"},
 	{"a lane that is busy is not compared", "stream.go", "if ln.busy || ln.reload || ln.found != nil || ln.epoch", "if ln.reload || ln.found != nil || ln.epoch", "takes its own batch for a loss"},
@@ -75,4 +75,6 @@ var mutations = []mutation{
 	{"an event makes a new row", "window.go", "if len(ch.Events) > 0 || ch.End < 0", "if ch.End < 0", "takes a partition for silent that is not"},
 	{"one that goes on after its end", "window.go", "\t\tln.mark = later(ln.mark, markOf(found.frontier))\n", "", "adds to windows that are final"},
 	{"one word on a first start", "stream.go", "\t\tmerge(known, stored)\n\t\tp.mu.Lock()\n\t\tp.learn(known)\n\t\tp.mu.Unlock()\n", "\t\t_ = stored\n", "lets two first starts begin at two places"},
+	{"a listing is asked for again", "stream.go", "\t\tif !errors.Is(err, ErrUnavailable) {\n", "\t\tif true {\n", "ends because a broker did not answer at once"},
+	{"books of their own", "stream.go", "\tp.books.begin()\n", "", "adds the books of an earlier run"},
 }

@@ -274,32 +274,14 @@ func (s *Source) id(partition int32) string {
 }
 
 // Partitions implements [tumble.Source]. It fails within 5 seconds if no broker
-// answers, and if the topic does not exist. While Run reads, brokers that do not
-// answer are asked until they do: to start without them is a mistake, to be
-// without them for a while is not.
+// answers, with an error that wraps [tumble.ErrUnavailable], and if the topic
+// does not exist.
 func (s *Source) Partitions(ctx context.Context, stored map[string]tumble.Checkpoint) (map[string]tumble.Checkpoint, error) {
-	for told := false; ; told = true {
-		all, silence, err := s.listPartitions(ctx, stored)
-		if err == nil || !silence || !s.running.Load() || ctx.Err() != nil {
-			return all, err
-		}
-		if !told {
-			s.log.Warn("could not list the partitions, and tries again", "error", err)
-		}
-		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-time.After(backoff):
-		}
-	}
-}
-
-// listPartitions asks once; silence is whether an error says no more than that
-// brokers did not answer.
-func (s *Source) listPartitions(ctx context.Context, stored map[string]tumble.Checkpoint) (all map[string]tumble.Checkpoint, silence bool, err error) {
 	// Less than the 5 seconds for all questions together.
 	asked, cancel := context.WithTimeout(ctx, s.client.timeout+500*time.Millisecond)
 	defer cancel()
+	var all map[string]tumble.Checkpoint
+	var err error
 	for begin := time.Now(); ; {
 		// Of a topic made a moment ago brokers know little, one after the other.
 		all, err = s.partitions(asked, stored)
@@ -314,21 +296,22 @@ func (s *Source) listPartitions(ctx context.Context, stored map[string]tumble.Ch
 		break
 	}
 	if err == nil {
-		return all, false, nil
+		return all, nil
 	}
-	silence = silent(err)
 	if s.own != nil && !s.running.Load() { // nobody may call Run now, which closes them
 		s.own.CloseIdleConnections()
 	}
 	switch {
 	case ctx.Err() != nil:
-		return nil, false, ctx.Err()
-	case asked.Err() != nil && !passing(err):
-		err = fmt.Errorf("no answer from %v in time: %w", s.addr, err)
+		return nil, ctx.Err()
+	case silent(err) && asked.Err() != nil && !passing(err):
+		return nil, fmt.Errorf("kafka: no answer from %v in time: %w: %w", s.addr, err, tumble.ErrUnavailable)
+	case silent(err):
+		return nil, fmt.Errorf("kafka: %w: %w", err, tumble.ErrUnavailable)
 	case errors.Is(err, errNoTopic):
-		err = fmt.Errorf("topic %q does not exist at %v", s.cfg.Topic, s.addr)
+		return nil, fmt.Errorf("kafka: topic %q does not exist at %v", s.cfg.Topic, s.addr)
 	}
-	return nil, silence, fmt.Errorf("kafka: %w", err)
+	return nil, fmt.Errorf("kafka: %w", err)
 }
 
 func (s *Source) partitions(ctx context.Context, stored map[string]tumble.Checkpoint) (map[string]tumble.Checkpoint, error) {

@@ -33,7 +33,8 @@ func TestDocs(t *testing.T) {
 		said.WriteString(r.Doc + " ")
 	}
 	// What the pipeline does, not the source.
-	said.WriteString("A transient error wraps ErrUnavailable and is retried. Any other error is transient and retried with back-off. " +
+	said.WriteString("An error ends the pipeline, unless it wraps ErrUnavailable and Run has been called: then it is asked again. " +
+		"A transient error wraps ErrUnavailable and is retried. Any other error is transient and retried with back-off. " +
 		"A Committer is a Partition that wants to know how far its events are counted for good, to forget them or to tell others. " +
 		"Committed reports that every shard holds the counts of all events before offset.")
 	for _, d := range f.Decls {
