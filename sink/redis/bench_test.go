@@ -155,6 +155,42 @@ func BenchmarkApply(b *testing.B) {
 	}
 }
 
+// BenchmarkCatchUp adds what a catch-up does: in turns of some windows, for each
+// of four partitions and each shard a batch of new counts.
+func BenchmarkCatchUp(b *testing.B) {
+	const users, windows, partitions, turn = 10_000, 60, 4, 3
+	client := connect(b, single)
+	server, own, n := serverCPU(b, client), clientCPU(), 0
+	for range b.N {
+		name := unique(b, client)
+		shards := open(b, newSink(b, redis.Config{Client: client, Name: name}), minutes)
+		from := make([][]tumble.Checkpoint, partitions)
+		for p := range from {
+			from[p] = registerAll(b, shards, fmt.Sprint("p/", p))
+		}
+		batches := make([][partitions][]tumble.Delta, len(shards))
+		for window := range windows {
+			for u := range users {
+				key := "user_" + strconv.Itoa(u)
+				to := &batches[tumble.Hash(key)%uint64(len(shards))][u%partitions]
+				*to = append(*to, tumble.Delta{Window: noon.Add(time.Duration(window) * time.Minute), Key: key, N: 6})
+			}
+			if (window+1)%turn > 0 {
+				continue
+			}
+			for i, sh := range shards {
+				for p, deltas := range batches[i] {
+					from[p][i] = advance(b, sh, fmt.Sprint("p/", p), from[p][i], time.Time{}, deltas...)
+					n += len(deltas)
+					batches[i][p] = deltas[:0]
+				}
+			}
+		}
+	}
+	b.ReportMetric(float64(clientCPU()-own)/float64(n), "client-ns/increment")
+	b.ReportMetric(float64(serverCPU(b, client)-server)/float64(n), "server-ns/increment")
+}
+
 // BenchmarkCount reads counts of one window: cached, and while another client
 // writes to it.
 func BenchmarkCount(b *testing.B) {

@@ -260,7 +260,7 @@ func TestHighest(t *testing.T) {
 func TestEncode(t *testing.T) {
 	s := newShard(&Sink{}, minutesForever, 1, 0)
 	noon := time.Date(2024, 5, 1, 12, 0, 0, 0, time.UTC)
-	s.buckets[noon.UnixMilli()] = 5
+	s.sizes[noon.UnixMilli()] = size{buckets: 5}
 	want := make(map[string]int64)
 	var deltas []tumble.Delta
 	for i := range 3500 {
@@ -299,6 +299,38 @@ func TestEncode(t *testing.T) {
 	} {
 		_, err := s.encode(nil, []tumble.Delta{bad})
 		require.Error(t, err, "%v", bad)
+	}
+}
+
+// TestGuess wants a window to begin with buckets for the keys of the largest of
+// those shortly before, or of the batch if they are more.
+func TestGuess(t *testing.T) {
+	noon := time.Date(2024, 5, 1, 12, 0, 0, 0, time.UTC)
+	at := func(minute int) int64 { return noon.Add(time.Duration(minute) * time.Minute).UnixMilli() }
+	s := newShard(&Sink{}, minutesForever, 1, 0)
+	s.sizes[at(0)] = size{buckets: 40, keys: 961}
+	s.sizes[at(1)] = size{buckets: 1, keys: 2}
+	s.sizes[at(9)] = size{buckets: 7, keys: 100}
+	for minute, want := range map[int]uint32{
+		0: 40, 9: 7, // known
+		2: 20, 4: 20, // as many keys as the first has, though it has more buckets
+		5: 1, 8: 1, // that is too long ago
+		10: 2, 13: 2, // after the last
+	} {
+		require.Equal(t, map[int64]uint32{at(minute): want}, s.guess([]place{{window: at(minute)}}), "minute %d", minute)
+	}
+	many := make([]place, 48*30+1)
+	for i := range many {
+		many[i].window = at(3)
+	}
+	require.Equal(t, map[int64]uint32{at(3): 30}, s.guess(many))
+
+	var row []place // a catch-up brings many windows at once
+	for minute := 10; minute < 20; minute++ {
+		row = append(row, place{window: at(minute)})
+	}
+	for window, n := range s.guess(row) {
+		require.EqualValues(t, 2, n, "%v", time.UnixMilli(window))
 	}
 }
 

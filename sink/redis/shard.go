@@ -6,6 +6,7 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strconv"
@@ -41,9 +42,11 @@ const (
 	// perBucket is the number of keys that a bucket of a new window shall hold.
 	// The script splits buckets when there are more.
 	perBucket = 48
-	// maxKnown bounds the windows of which a shard remembers how many buckets
-	// they have.
+	// maxKnown bounds the windows of which a shard remembers the sizes.
 	maxKnown = 4096
+	// lookBack is how many windows a new one is compared with. The newest may
+	// have few of their keys yet.
+	lookBack = 16
 )
 
 // shard is one shard, as one Open sees it.
@@ -57,22 +60,25 @@ type shard struct {
 	base   string
 	keys   []string // of both scripts
 
-	mu      sync.Mutex
-	id      string           // of the stored definition, when it was last seen
-	buckets map[int64]uint32 // by window: how many it had when last seen; may be wrong
+	mu    sync.Mutex
+	id    string         // of the stored definition, when it was last seen
+	sizes map[int64]size // of windows, when they were last seen; may be wrong
 }
+
+// size is how many buckets and keys a window has.
+type size struct{ buckets, keys uint32 }
 
 func newShard(s *Sink, def tumble.Definition, shards, number int) *shard {
 	return &shard{
-		sink:    s,
-		def:     def,
-		fields:  fields(def, shards, number),
-		number:  number,
-		shards:  strconv.Itoa(shards),
-		grace:   strconv.FormatInt(def.Grace.Milliseconds(), 10),
-		base:    baseKey(s.cfg.Name, number),
-		keys:    scriptKeys(baseKey(s.cfg.Name, number)),
-		buckets: make(map[int64]uint32),
+		sink:   s,
+		def:    def,
+		fields: fields(def, shards, number),
+		number: number,
+		shards: strconv.Itoa(shards),
+		grace:  strconv.FormatInt(def.Grace.Milliseconds(), 10),
+		base:   baseKey(s.cfg.Name, number),
+		keys:   scriptKeys(baseKey(s.cfg.Name, number)),
+		sizes:  make(map[int64]size),
 	}
 }
 
@@ -223,18 +229,22 @@ func conflict(stored rueidis.RedisMessage, from tumble.Checkpoint) error {
 	return fmt.Errorf("%w: stored is %v, the batch starts from %v", tumble.ErrConflict, c, from)
 }
 
-// learn remembers how many buckets windows have.
-func (s *shard) learn(pairs []rueidis.RedisMessage) {
+// learn remembers the sizes of windows.
+func (s *shard) learn(triples []rueidis.RedisMessage) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.buckets) > maxKnown {
-		clear(s.buckets)
+	if len(s.sizes) > maxKnown {
+		clear(s.sizes)
 	}
-	for pair := range slices.Chunk(pairs, 2) {
-		start, _ := pair[0].ToString()
-		n, _ := pair[1].AsInt64()
+	for triple := range slices.Chunk(triples, 3) {
+		if len(triple) < 3 {
+			return
+		}
+		start, _ := triple[0].ToString()
+		n, _ := triple[1].AsInt64()
+		keys, _ := triple[2].AsInt64()
 		if ms, err := strconv.ParseInt(start, 10, 64); err == nil && n > 0 {
-			s.buckets[ms] = uint32(n)
+			s.sizes[ms] = size{uint32(n), uint32(keys)}
 		}
 	}
 }
@@ -310,24 +320,28 @@ func (s *shard) encode(args []string, deltas []tumble.Delta) ([]string, error) {
 }
 
 // guess returns for every window how many buckets it has, as far as is known,
-// and else how many it should begin with: enough for what this batch brings,
-// and nearly as many as the window before has, because splitting buckets costs
-// the server more than the counts in them. Not all of them, so that numbers go
-// down again when the keys get fewer.
+// and else how many it should begin with: enough for what this batch brings and
+// for as many keys as one of the windows before has, because to split buckets
+// costs the server more than the counts in them (BenchmarkCatchUp).
 func (s *shard) guess(places []place) map[int64]uint32 {
-	known := make(map[int64]uint32)
+	known, expected := make(map[int64]uint32), make(map[int64]uint32) // buckets, keys
 	for _, p := range places {
-		known[p.window]++
+		expected[p.window]++
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for window, keys := range known {
-		n, ok := s.buckets[window]
-		if !ok {
-			before, _ := s.def.Window.Bounds(time.UnixMilli(window - 1))
-			n = max(1, (keys-1)/perBucket, s.buckets[before.UnixMilli()]*3/4)
+	for _, window := range slices.Sorted(maps.Keys(expected)) {
+		if known[window] = s.sizes[window].buckets; known[window] > 0 {
+			continue
 		}
-		known[window] = n
+		keys, before := expected[window], time.UnixMilli(window)
+		for range lookBack {
+			before, _ = s.def.Window.Bounds(before.Add(-1))
+			ms := before.UnixMilli()
+			keys = max(keys, s.sizes[ms].keys, expected[ms])
+		}
+		expected[window] = keys
+		known[window] = max(1, (keys-1)/perBucket)
 	}
 	return known
 }

@@ -6,7 +6,7 @@
 -- under that number, n, n fields, n increments.
 --
 -- Returns {'conflict', stored or ''}, {'id'}, {'overflow', key, field}, each
--- of which has changed nothing, or {'ok', window, buckets, ...}.
+-- of which has changed nothing, or {'ok', window, buckets, keys, ...}.
 local partition, from, to, id = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local grace, shards = tonumber(ARGV[5]), ARGV[6]
 local most = 9007199254740991 -- 2^53 - 1: Lua's numbers are doubles
@@ -213,6 +213,7 @@ for _, w in ipairs(order) do
 		end
 		if w.n > 1 then redis.call('HSET', sizes, w.start, w.keys) end
 	end
-	answer[#answer + 1], answer[#answer + 2] = w.start, w.n
+	local at = #answer
+	answer[at + 1], answer[at + 2], answer[at + 3] = w.start, w.n, w.keys
 end
 return answer
