@@ -91,6 +91,37 @@ func TestGrowthWaitsForTheListing(t *testing.T) {
 	}
 }
 
+// A start policy must mean one place, though a crash comes between the shards.
+func TestLatestIsOnePlace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, sink := newTopic("a"), newStore(3)
+		log.add("a", at(0, "before"))
+		loads := 0
+		sink.setFault(func(shard int, b *tumble.Batch) fault {
+			if loads++; loads > 4 { // the first shard is registered, the rest is not
+				return hung
+			}
+			return fine
+		})
+		p := start(t, tumble.Config{Source: &logSource{topic: log, latest: true}, Sink: sink})
+		time.Sleep(time.Second)
+		require.NoError(t, p.stop())
+		sink.setFault(nil)
+		require.NotEmpty(t, sink.shards[0].stored)
+		require.Empty(t, sink.shards[2].stored)
+
+		var want []tumble.Event
+		for i := range 20 {
+			want = append(want, at(1, fmt.Sprint("after-", i)))
+		}
+		log.add("a", want...)
+		p = start(t, tumble.Config{Source: &logSource{topic: log, latest: true}, Sink: sink})
+		time.Sleep(10 * time.Second)
+		require.NoError(t, p.stop())
+		require.Equal(t, count(tumble.Window{Size: time.Minute}, want), sink.counts())
+	})
+}
+
 // The books of a second run are its own, also where the first left some of what
 // it read.
 func TestBooksOfASecondRun(t *testing.T) {

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"hash/maphash"
 	"math"
 	"slices"
 	"strings"
@@ -368,148 +367,6 @@ func (s *spans) find(ns int64) span {
 	return sp
 }
 
-// An entry is a key, the lane it belongs to, and its increments in that lane's
-// open batch, for two windows. It outlives the batch, so that a key that comes
-// again costs neither a Hash nor a copy. It fills a cache line.
-type entry struct {
-	hash     uint64 // where it is found, see find
-	key      string
-	lane     int32
-	counters [2]counter
-}
-
-type counter struct {
-	window int64 // start
-	n      int64 // 0: free
-}
-
-// A table finds the counter of a window and key: open addressing with linear
-// probing, entries apart from slots. A Go map is no choice here: assigning
-// through a borrowed key stores the borrowed string header, even for a key that
-// is present. The table also hashes once an event, whatever its window, and
-// needs no pass over itself when a batch is sealed (BenchmarkPipeline).
-type table struct {
-	lanes   uint64
-	seed    maphash.Seed
-	entries []entry
-	slots   []uint64 // hash's upper half, index in entries + 1; 0: free
-}
-
-const (
-	minSlots = 1 << 10
-	maxIdle  = 1 << 15 // entries that are kept for their keys to come again
-)
-
-func newTable(lanes int) table {
-	return table{lanes: uint64(lanes), seed: maphash.MakeSeed(), slots: make([]uint64, minSlots)}
-}
-
-// find returns the counter of window and key, its id, and the key's lane. The
-// counter is free if the open batch has none of them yet.
-//
-// A key has an entry that its hash leads to. While both counters of that are
-// taken by other windows, which in a catch-up may be many, further ones have an
-// entry that the hash of key and window leads to. All counters of a key become
-// free at once, when its lane is sealed, so a window that has a counter there
-// does not find a free one in the first entry.
-func (t *table) find(window int64, key string) (c *counter, id int32, lane int32) {
-	h := maphash.String(t.seed, key)
-	mask := uint64(len(t.slots) - 1)
-	at := h & mask
-	lane = -1
-	for t.slots[at] != 0 {
-		slot := t.slots[at]
-		at = (at + 1) & mask
-		if slot>>32 != h>>32 {
-			continue
-		}
-		index := int32(uint32(slot) - 1)
-		e := &t.entries[index]
-		if e.key != key {
-			continue
-		}
-		a, b := &e.counters[0], &e.counters[1]
-		switch {
-		case a.window == window && a.n > 0:
-			return a, 2 * index, e.lane
-		case b.window == window && b.n > 0:
-			return b, 2*index + 1, e.lane
-		case a.n == 0:
-			a.window = window
-			return a, 2 * index, e.lane
-		case b.n == 0:
-			b.window = window
-			return b, 2*index + 1, e.lane
-		}
-		if lane < 0 {
-			key, lane = e.key, e.lane
-			h ^= uint64(window) * 0x9e3779b97f4a7c15
-			h ^= h >> 29
-			at = h & mask
-		}
-	}
-	if lane < 0 {
-		key, lane = strings.Clone(key), int32(Hash(key)%t.lanes)
-	}
-	index := int32(len(t.entries))
-	t.entries = append(t.entries, entry{hash: h, key: key, lane: lane})
-	t.slots[at] = h>>32<<32 | uint64(index+1)
-	if 2*len(t.entries) > len(t.slots) {
-		t.rehash(2 * len(t.slots))
-	}
-	c = &t.entries[index].counters[0]
-	c.window = window
-	return c, 2 * index, lane
-}
-
-// counter returns the counter with an id.
-func (t *table) counter(id int32) *counter { return &t.entries[id/2].counters[id%2] }
-
-func (t *table) rehash(slots int) {
-	t.slots = make([]uint64, slots)
-	mask := uint64(slots - 1)
-	for i := range t.entries {
-		h := t.entries[i].hash
-		at := h & mask
-		for t.slots[at] != 0 {
-			at = (at + 1) & mask
-		}
-		t.slots[at] = h>>32<<32 | uint64(i+1)
-	}
-}
-
-// shrink forgets the entries that are in no open batch, once they are many.
-func (t *table) shrink(lanes []*lane) {
-	if len(t.entries) < maxIdle {
-		return
-	}
-	live := 0
-	for _, ln := range lanes {
-		live += len(ln.open)
-	}
-	if len(t.entries) < 4*live {
-		return
-	}
-	moved := make([]int32, len(t.entries)) // new index + 1
-	kept := make([]entry, 0, max(2*live, minSlots))
-	for _, ln := range lanes {
-		for i, id := range ln.open {
-			to := &moved[id/2]
-			if *to == 0 {
-				kept = append(kept, t.entries[id/2])
-				*to = int32(len(kept))
-			}
-			ln.open[i] = 2*(*to-1) + id%2
-		}
-	}
-	t.entries = kept
-	slots := minSlots
-	for slots < 4*live {
-		slots *= 2
-	}
-	t.rehash(slots)
-}
-
 const (
 	sealAt     = 1000            // increments of a batch; scripts gain nothing above it
 	sealBusy   = 3 * sealAt      // ... while the lane's last one is outstanding
@@ -582,7 +439,7 @@ func (ln *lane) seal(partition string, t *table, to Checkpoint, deltas []Delta) 
 	deltas = slices.Grow(deltas, len(ln.open))
 	for _, id := range ln.open {
 		c := t.counter(id)
-		deltas = append(deltas, Delta{Window: time.Unix(0, c.window).UTC(), Key: t.entries[id/2].key, N: c.n})
+		deltas = append(deltas, Delta{Window: time.Unix(0, c.window).UTC(), Key: t.entries[id/perEntry].key, N: c.n})
 		c.n = 0
 	}
 	ln.queue = append(ln.queue, &parcel{Batch{partition, ln.sealed, to, deltas}, ln.tally})
@@ -707,6 +564,9 @@ func (a *aggregator) count(ch Chunk, soonest int64) (r reading, err error) {
 	pos, wm := a.pos, a.wm
 	at := int64(-1)
 	for i := range ch.Events {
+		if i%atOnce == 0 {
+			a.table.prepare(ch.Events[i:min(i+atOnce, len(ch.Events))])
+		}
 		ev := &ch.Events[i]
 		if ev.Offset != at {
 			if at = ev.Offset; at < a.pos || at >= ch.Next {
@@ -732,7 +592,7 @@ func (a *aggregator) count(ch Chunk, soonest int64) (r reading, err error) {
 			continue
 		}
 		sp := a.spans.of(ns)
-		counter, id, lane := a.table.find(sp.start, ev.Key)
+		counter, id, lane := a.table.find(a.table.hashes[i%atOnce], sp.start, ev.Key)
 		ln := a.lanes[lane]
 		if ln.ahead {
 			r.replayed++

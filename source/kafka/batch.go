@@ -243,12 +243,20 @@ func varint(p []byte, i int) (int64, int) {
 }
 
 func longVarint(p []byte, i int) (int64, int) {
-	if i < 0 || i > len(p) {
+	if i < 0 {
 		return 0, -1
 	}
-	v, n := binary.Varint(p[i:])
-	if n <= 0 {
-		return 0, -1
+	var u uint64
+	for shift := 0; i < len(p) && shift < 64; shift += 7 {
+		b := p[i]
+		i++
+		u |= uint64(b&0x7f) << shift
+		if b < 0x80 {
+			if shift == 63 && b > 1 {
+				break // more than 64 bits
+			}
+			return int64(u>>1) ^ -int64(u&1), i
+		}
 	}
-	return v, i + n
+	return 0, -1
 }

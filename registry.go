@@ -1,0 +1,229 @@
+package tumble
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"time"
+)
+
+// pollEvery is how often each process looks at every shard.
+const pollEvery = 5 * time.Second
+
+// register writes every partition of the source into every shard, one shard
+// after the other, before anything of a new one is counted. A shard that lacks
+// a partition would not wait for it before it calls a window final.
+func (p *Pipeline) register(ctx context.Context) error {
+	select {
+	case p.registering <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-p.registering }()
+	known := map[string]Checkpoint{}
+	for i := range p.shards {
+		stored, err := p.load(ctx, i, nil, nil)
+		if err != nil {
+			return err
+		}
+		merge(known, stored)
+	}
+	all, err := p.cfg.Source.Partitions(ctx, known)
+	if err != nil {
+		return fmt.Errorf("tumble: list the source's partitions: %w", err)
+	}
+	p.mu.Lock()
+	for id, c := range all {
+		if _, ok := p.first[id]; !ok {
+			p.first[id] = c
+		}
+	}
+	p.learn(known)
+	p.mu.Unlock()
+	known = map[string]Checkpoint{}
+	for i := range p.shards {
+		// Who was faster in the first shard has the word on all others.
+		stored, err := p.load(ctx, i, p.init, nil)
+		if err != nil {
+			return err
+		}
+		merge(known, stored)
+		p.mu.Lock()
+		p.learn(known)
+		p.mu.Unlock()
+	}
+	return nil
+}
+
+// join registers a partition that is new since Run began, however long the
+// source takes to list it. It returns nil when ctx ends.
+func (p *Pipeline) join(ctx context.Context, id string) error {
+	p.mu.Lock()
+	_, known := p.first[id]
+	p.mu.Unlock()
+	for wait := (backoff{}); !known; {
+		err := p.register(ctx)
+		if err == nil || ctx.Err() != nil {
+			return nil
+		}
+		if !errors.Is(err, ErrUnavailable) {
+			return err
+		}
+		if wait.first() {
+			p.cfg.Logger.Warn("cannot register a partition, trying again", "partition", id, "error", err)
+		}
+		p.books.change(func(s *Stats) { s.Retries++ })
+		wait.sleep(ctx, nil)
+	}
+	return nil
+}
+
+// merge adds what one shard knows of partitions to what others do, as it is to
+// be stored in a shard that lacks it. Of two words on one partition the one that
+// has not ended counts.
+func merge(known, stored map[string]Checkpoint) {
+	for id, c := range stored {
+		if old, ok := known[id]; ok && !old.Ended {
+			continue
+		}
+		if !c.Ended {
+			c = Checkpoint{Log: c.Log, Origin: c.Origin, Offset: c.Origin}
+		}
+		known[id] = c
+	}
+}
+
+// learn takes what the sink knows, and the source's first word on the rest, as
+// the registry. p.mu is held.
+func (p *Pipeline) learn(known map[string]Checkpoint) {
+	registry := maps.Clone(p.first)
+	maps.Copy(registry, p.registry)
+	for id, c := range known {
+		// A log that ended is over where the source has another: see Load.
+		if first, ok := p.first[id]; ok && c.Ended && c.Log != first.Log {
+			continue
+		}
+		registry[id] = c
+	}
+	p.registry = registry
+}
+
+// init returns the checkpoints that a shard must hold at least.
+func (p *Pipeline) init() map[string]Checkpoint {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return maps.Clone(p.registry)
+}
+
+// load loads a shard, however long it takes: it fails only when ctx ends or the
+// error is fatal. tell, if set, is called with each error and with nil at last.
+func (p *Pipeline) load(ctx context.Context, shard int, init func() map[string]Checkpoint, tell func(error)) (map[string]Checkpoint, error) {
+	for wait := (backoff{}); ; {
+		var missing map[string]Checkpoint
+		if init != nil {
+			missing = init()
+		}
+		stored, err := p.shards[shard].Load(ctx, missing)
+		if err == nil {
+			p.saw(shard, stored)
+			if tell != nil {
+				tell(nil)
+			}
+			return stored, nil
+		}
+		err = fmt.Errorf("tumble: load shard %d: %w", shard, err)
+		if errors.Is(err, ErrDefinition) {
+			return nil, err
+		}
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		if tell != nil {
+			tell(err)
+		} else if wait.first() {
+			p.cfg.Logger.Warn("cannot load a shard, trying again", "shard", shard, "error", err)
+		}
+		p.books.change(func(s *Stats) { s.Retries++ })
+		if !wait.sleep(ctx, nil) {
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// saw remembers a shard's largest watermark.
+func (p *Pipeline) saw(shard int, stored map[string]Checkpoint) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.tops[shard] = mark{}
+	for _, c := range stored {
+		p.tops[shard] = later(p.tops[shard], markOf(c.Watermark))
+	}
+}
+
+// top returns the largest watermark in the sink, as last seen.
+func (p *Pipeline) top() (top mark) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, m := range p.tops {
+		top = later(top, m)
+	}
+	return top
+}
+
+// poll looks at a shard now and then: for partitions that others registered,
+// for the largest watermark, and for a loss that a quiet topic would hide.
+func (p *Pipeline) poll(ctx context.Context, shard int) {
+	tick := time.NewTicker(pollEvery)
+	defer tick.Stop()
+	for {
+		p.mu.Lock()
+		looking := p.looking
+		p.mu.Unlock()
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		case <-looking:
+		}
+		epochs := map[*consumer]uint64{}
+		p.mu.Lock()
+		for c := range p.consumers {
+			epochs[c] = c.lanes[shard].epoch.Load()
+		}
+		p.mu.Unlock()
+		stored, err := p.shards[shard].Load(ctx, nil)
+		if err != nil {
+			if ctx.Err() == nil {
+				p.cfg.Logger.Debug("cannot poll a shard", "shard", shard, "error", err)
+			}
+			continue
+		}
+		p.saw(shard, stored)
+		p.mu.Lock()
+		known := map[string]Checkpoint{}
+		merge(known, stored)
+		p.learn(known)
+		for c, epoch := range epochs {
+			if _, ok := p.consumers[c]; !ok {
+				continue
+			}
+			select {
+			case c.polled <- polled{shard, epoch, stored[c.id]}:
+			default: // busy with the last one; the next will do
+			}
+		}
+		p.mu.Unlock()
+	}
+}
+
+// look has every shard polled at once.
+func (p *Pipeline) look() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if now := time.Now(); now.Sub(p.looked) > time.Second {
+		p.looked = now
+		close(p.looking)
+		p.looking = make(chan struct{})
+	}
+}
