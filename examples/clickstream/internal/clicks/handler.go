@@ -50,19 +50,24 @@ type api struct {
 // endpoint is one route of the API. vars are the variable parts of its path.
 type endpoint struct {
 	pattern string
+	parts   []string // of pattern
 	answer  func(a *api, w http.ResponseWriter, r *http.Request, vars []string) error
 }
 
 // endpoints are matched part by part; a part in braces matches anything, also
 // nothing.
 var endpoints = []endpoint{
-	{"/clicks/{user_id}/{minute}", (*api).count},
-	{"/clicks/{user_id}", (*api).history},
-	{"/minutes/{minute}/top", (*api).top},
-	{"/minutes/{minute}/users", (*api).users},
-	{"/healthz", (*api).health},
-	{"/metrics", (*api).metrics},
-	{"/openapi.json", (*api).description},
+	route("/clicks/{user_id}/{minute}", (*api).count),
+	route("/clicks/{user_id}", (*api).history),
+	route("/minutes/{minute}/top", (*api).top),
+	route("/minutes/{minute}/users", (*api).users),
+	route("/healthz", (*api).health),
+	route("/metrics", (*api).metrics),
+	route("/openapi.json", (*api).description),
+}
+
+func route(pattern string, answer func(*api, http.ResponseWriter, *http.Request, []string) error) endpoint {
+	return endpoint{pattern, strings.Split(pattern, "/"), answer}
 }
 
 func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -102,7 +107,7 @@ func match(u *url.URL) (*endpoint, []string) {
 	path := strings.Split(u.EscapedPath(), "/")
 next:
 	for i := range endpoints {
-		want := strings.Split(endpoints[i].pattern, "/")
+		want := endpoints[i].parts
 		if len(want) != len(path) {
 			continue
 		}
