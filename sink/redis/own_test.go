@@ -3,13 +3,16 @@
 package redis_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -107,42 +110,6 @@ func TestEvictionUnknown(t *testing.T) {
 	open(t, newSink(t, redis.Config{Client: client, Name: "a", AllowEviction: true}), minutes)
 }
 
-// TestPermissions has a user who may do what the documentation asks for, and no
-// more.
-func TestPermissions(t *testing.T) {
-	srv := start(t)
-	admin := srv.connect(t)
-	user := []string{"ACL", "SETUSER", "clerk", "on", ">pass", "~a:*", "&*", "-@all", "+@connection", "+multi", "+exec", "+pttl"}
-	for c := range strings.FieldsSeq("eval evalsha info hgetall hget hmget hset hlen hdel get set del unlink zadd zscore zrem zrangebyscore") {
-		user = append(user, "+"+c)
-	}
-	do(t, admin, user...)
-	client := srv.connect(t, func(o *rueidis.ClientOption) { o.Username, o.Password = "clerk", "pass" })
-	s := newSink(t, redis.Config{Client: client, Name: "a", Shards: 1})
-	sh := open(t, s, tumble.Definition{Window: minutes.Window, Retention: time.Minute})[0]
-	from := register(t, sh, "p/0")
-	var deltas []tumble.Delta
-	for i := range 1000 {
-		deltas = append(deltas, tumble.Delta{Window: noon, Key: strconv.Itoa(i), N: 1})
-	}
-	for i := range 10 { // grows, closes, deletes
-		at := noon.Add(time.Duration(i) * time.Minute)
-		for j := range deltas {
-			deltas[j].Window = at
-		}
-		from = advance(t, sh, "p/0", from, at, deltas[:1+i*100]...)
-		from = advance(t, sh, "p/0", from, at, deltas...)
-	}
-	_, err := s.Range(t.Context(), "1", noon.Add(-10000*time.Hour), noon.Add(10000*time.Hour))
-	require.NoError(t, err)
-	page, err := s.Top(t.Context(), noon.Add(9*time.Minute), 1)
-	require.NoError(t, err)
-	require.Len(t, page.Counts, 1)
-	n, err := do(t, admin, "EXISTS", "a:{460}:"+strconv.FormatInt(noon.UnixMilli(), 10)+":0").AsInt64()
-	require.NoError(t, err)
-	require.Zero(t, n)
-}
-
 // TestPassword changes the password under a client that has one.
 func TestPassword(t *testing.T) {
 	srv := start(t, "--requirepass", "right")
@@ -179,6 +146,73 @@ func TestUnreachable(t *testing.T) {
 	require.ErrorContains(t, err, srv.addr)
 	require.NotErrorIs(t, err, tumble.ErrConflict)
 	require.NotErrorIs(t, err, tumble.ErrDefinition)
+}
+
+// A server that hangs up in the middle of a call leaves an error that does not
+// say whose it was.
+func TestHangsUp(t *testing.T) {
+	srv := start(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer l.Close()
+	var up atomic.Bool // what a client says, it hears
+	up.Store(true)
+	go func() {
+		for {
+			in, err := l.Accept()
+			if err != nil {
+				return // closed
+			}
+			out, err := net.Dial("tcp", srv.addr)
+			if err != nil {
+				in.Close()
+				return
+			}
+			go func() {
+				defer out.Close()
+				io.Copy(in, out)
+			}()
+			go func() {
+				defer in.Close()
+				for buf := make([]byte, 1<<16); ; {
+					n, err := in.Read(buf)
+					// A new connection's greeting passes, so that the error is
+					// that of the call.
+					if err != nil || !up.Load() && !bytes.Contains(buf[:n], []byte("HELLO")) {
+						return
+					}
+					if _, err := out.Write(buf[:n]); err != nil {
+						return
+					}
+				}
+			}()
+		}
+	}()
+	through := &server{l.Addr().String(), nil}
+	// The client would send what only reads again until it has an answer.
+	client := through.connect(t, func(o *rueidis.ClientOption) { o.DisableRetry = true })
+	s := newSink(t, redis.Config{Client: client, Name: "a", Shards: 1})
+	sh := open(t, s, minutes)[0]
+	from := register(t, sh, "p/0")
+	up.Store(false)
+	for name, call := range map[string]func() error{
+		"open":       func() error { _, err := s.Open(t.Context(), minutes); return err },
+		"definition": func() error { _, err := s.Definition(t.Context()); return err },
+		"apply": func() error {
+			return sh.Apply(t.Context(), tumble.Batch{Partition: "p/0", From: from, To: tumble.Checkpoint{Log: from.Log, Offset: 1}})
+		},
+		"load":  func() error { _, err := sh.Load(t.Context(), nil); return err },
+		"count": func() error { _, err := s.Count(t.Context(), "x", noon); return err },
+		"range": func() error { _, err := s.Range(t.Context(), "x", noon, noon.Add(time.Minute)); return err },
+		"top":   func() error { _, err := s.Top(t.Context(), noon, 1); return err },
+		"scan":  func() error { _, err := s.Scan(t.Context(), noon, "", 1); return err },
+	} {
+		err := call()
+		t.Log(name, err)
+		require.ErrorContains(t, err, through.addr, name)
+		require.NotErrorIs(t, err, tumble.ErrConflict, name)
+		require.NotErrorIs(t, err, context.DeadlineExceeded, name)
+	}
 }
 
 // TestHung stops a server without closing its connections.

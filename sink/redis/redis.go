@@ -3,9 +3,12 @@ package redis
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
+	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -182,7 +185,7 @@ func (s *Sink) checkNode(ctx context.Context, addr string, node rueidis.Client) 
 		}
 		return fail(fmt.Errorf("the maxmemory-policy cannot be read, INFO is not allowed (Config.AllowEviction accepts that): %w", err))
 	case err != nil:
-		return fail(s.explain(ctx, err))
+		return fail(hinted(err))
 	}
 	if role := field(info, "role"); role == "slave" || role == "replica" {
 		return nil
@@ -227,6 +230,43 @@ func (s *Sink) bounded(ctx context.Context) (context.Context, context.CancelFunc
 // explain adds to an error what it does not say itself: who did not answer, and
 // what a person can do about an answer of the server.
 func (s *Sink) explain(ctx context.Context, err error) error {
+	if _, ok := rueidis.IsRedisErr(err); ok {
+		return hinted(err)
+	}
+	if err = hinted(err); unanswered(err) {
+		err = s.named(err)
+	}
+	if cause := ctx.Err(); cause != nil && !errors.Is(err, cause) {
+		return fmt.Errorf("%w: %w", cause, err)
+	}
+	return err
+}
+
+// named adds the servers' addresses to an error that names none.
+func (s *Sink) named(err error) error {
+	addrs := slices.Sorted(maps.Keys(s.client.Nodes()))
+	text := err.Error()
+	if slices.ContainsFunc(addrs, func(addr string) bool { return strings.Contains(text, addr) }) {
+		return err
+	}
+	return fmt.Errorf("no answer from %s: %w", strings.Join(addrs, ", "), err)
+}
+
+// unanswered reports whether err is about a connection, not an answer. Many of
+// these errors, such as the bare EOF of a connection that a server closed, do
+// not say with whom it was.
+func unanswered(err error) bool {
+	return errors.Is(err, context.DeadlineExceeded) ||
+		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		errors.Is(err, rueidis.ErrDoCacheAborted) || errors.Is(err, rueidis.ErrClosing) ||
+		errors.As(err, new(net.Error)) || errors.As(err, new(*tls.CertificateVerificationError))
+}
+
+// hinted adds what a person can do about an answer of the server.
+func hinted(err error) error {
+	if errors.Is(err, rueidis.ErrDoCacheAborted) {
+		return fmt.Errorf("the user may not run MULTI, EXEC or PTTL, or the connection broke: %w", err)
+	}
 	if reply, ok := rueidis.IsRedisErr(err); ok {
 		text := reply.Error()
 		for word, hint := range hints {
@@ -234,17 +274,6 @@ func (s *Sink) explain(ctx context.Context, err error) error {
 				return fmt.Errorf("%s: %w", hint, err)
 			}
 		}
-		return err
-	}
-	if errors.Is(err, rueidis.ErrDoCacheAborted) {
-		return fmt.Errorf("the user may not run MULTI, EXEC or PTTL, or the connection broke: %w", err)
-	}
-	if errors.Is(err, context.DeadlineExceeded) {
-		addrs := slices.Sorted(maps.Keys(s.client.Nodes()))
-		return fmt.Errorf("no answer in time from %s: %w", strings.Join(addrs, ", "), err)
-	}
-	if cause := ctx.Err(); cause != nil && !errors.Is(err, cause) {
-		return fmt.Errorf("%w: %w", cause, err)
 	}
 	return err
 }
