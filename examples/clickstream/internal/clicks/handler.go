@@ -72,6 +72,8 @@ func route(pattern string, answer func(*api, http.ResponseWriter, *http.Request,
 
 func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	began := time.Now()
+	// What is answered is what it says it is, whatever it looks like to a browser.
+	w.Header().Set("X-Content-Type-Options", "nosniff")
 	answer := &recorder{ResponseWriter: w, code: http.StatusOK}
 	pattern := a.serve(answer, r)
 	a.seen.add(pattern, answer.code, time.Since(began))

@@ -88,6 +88,7 @@ func TestOutsideTextStaysText(t *testing.T) {
 		require.Equal(t, code, w.Code, target)
 		require.Equal(t, "application/json", w.Header().Get("Content-Type"), target)
 		require.Equal(t, "no-store", w.Header().Get("Cache-Control"), target)
+		require.Equal(t, "nosniff", w.Header().Get("X-Content-Type-Options"), target)
 		require.Empty(t, w.Header().Get("Set-Cookie"), target)
 		body := w.Body.String()
 		require.True(t, json.Valid([]byte(body)), body)
@@ -106,6 +107,10 @@ func TestOutsideTextStaysText(t *testing.T) {
 		require.NoError(t, json.Unmarshal(ask("GET", target).Body.Bytes(), &answer))
 		require.Equal(t, nasty, answer[key])
 	}
+	for _, target := range []string{"/metrics", "/openapi.json", "/healthz"} {
+		require.Equal(t, "nosniff", ask("GET", target).Header().Get("X-Content-Type-Options"), target)
+	}
+	require.Equal(t, "nosniff", ask("POST", "/healthz").Header().Get("X-Content-Type-Options"))
 	metrics := ask("GET", "/metrics").Body.String()
 	require.NotContains(t, metrics, "script")
 	require.NotContains(t, metrics, "\nx 1")
