@@ -481,3 +481,35 @@ func TestSeekWhileAsked(t *testing.T) {
 		return nil
 	}))
 }
+
+// A run that ends at the moment an answer has come keeps none of its buffers:
+// the next run of the Source would have less to read ahead with.
+func TestStopsAsAnAnswerComes(t *testing.T) {
+	c := fakeCluster(t)
+	topic := c.create(t, 1)
+	produce(t, c.client(t), topic, 0, "a", "b")
+	cfg := c.config(topic, 0)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var brought atomic.Int64
+	cfg.Transport = &tamper{RoundTripper: transport(t, topic), after: func(r *fetchRequest) {
+		for _, one := range r.results {
+			if one.buf != nil {
+				brought.Add(1)
+				cancel()
+			}
+		}
+	}}
+	s, err := New(cfg)
+	require.NoError(t, err)
+	require.NoError(t, s.Run(ctx, func(ctx context.Context, p tumble.Partition) error {
+		for ctx.Err() == nil {
+			if _, err := p.Fetch(ctx, 0); err != nil && ctx.Err() == nil {
+				return err
+			}
+		}
+		return nil
+	}))
+	require.EqualValues(t, 1, brought.Load())
+	require.Zero(t, s.pool.used.Load(), "bytes of buffers were not given back")
+}

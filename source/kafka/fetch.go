@@ -459,6 +459,7 @@ func (l *loop) run(ctx context.Context) {
 		asOf := time.Now()
 		err := l.ask(ctx, req)
 		if ctx.Err() != nil {
+			req.abandon() // the answer may have come all the same
 			return
 		}
 		if err != nil {
