@@ -63,21 +63,7 @@ func (c groupCluster) client(t *testing.T, opts ...kgo.Opt) *kgo.Client {
 }
 
 func (c groupCluster) create(t *testing.T, partitions int32) (topic string) {
-	topic = c.name(t)
-	req := kmsg.NewPtrCreateTopicsRequest()
-	rt := kmsg.NewCreateTopicsRequestTopic()
-	rt.Topic, rt.NumPartitions, rt.ReplicationFactor = topic, partitions, 1
-	req.Topics = append(req.Topics, rt)
-	req.TimeoutMillis = 10000
-	res, err := req.RequestWith(t.Context(), c.client(t))
-	require.NoError(t, err)
-	require.Zero(t, res.Topics[0].ErrorCode)
-	cfg := c.config(t, topic, "")
-	require.Eventually(t, func() bool { // every broker knows it
-		n, err := cfg.partitions(t.Context())
-		return err == nil && n == int(partitions)
-	}, 10*time.Second, 20*time.Millisecond)
-	return topic
+	return cluster{brokers: c.brokers}.create(t, partitions)
 }
 
 func (c groupCluster) config(t *testing.T, topic, id string) groupConfig {
@@ -387,14 +373,7 @@ func groupStopsInJoin(t *testing.T, c groupCluster) {
 }
 
 func (c groupCluster) grow(t *testing.T, topic string, partitions int32) {
-	req := kmsg.NewPtrCreatePartitionsRequest()
-	rt := kmsg.NewCreatePartitionsRequestTopic()
-	rt.Topic, rt.Count = topic, partitions
-	req.Topics = append(req.Topics, rt)
-	req.TimeoutMillis = 10000
-	res, err := req.RequestWith(t.Context(), c.client(t))
-	require.NoError(t, err)
-	require.Zero(t, res.Topics[0].ErrorCode)
+	cluster{brokers: c.brokers}.grow(t, topic, partitions)
 }
 
 func groupGrowth(t *testing.T, c groupCluster) {

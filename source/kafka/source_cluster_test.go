@@ -66,6 +66,7 @@ func (c cluster) createAs(t testing.TB, topic string, partitions int32, configs 
 	res, err := req.RequestWith(t.Context(), c.client(t))
 	require.NoError(t, err)
 	require.Zero(t, res.Topics[0].ErrorCode)
+	c.awaitPartitions(t, topic, res.Topics[0].TopicID, int(partitions))
 }
 
 func (c cluster) delete(t testing.TB, topic string) {
@@ -76,6 +77,59 @@ func (c cluster) delete(t testing.TB, topic string) {
 	res, err := req.RequestWith(t.Context(), c.client(t))
 	require.NoError(t, err)
 	require.Zero(t, res.Topics[0].ErrorCode)
+	c.everywhere(t, topic, func(_ int32, found kmsg.MetadataResponseTopic) bool {
+		return found.ErrorCode == codeUnknownTopic
+	})
+}
+
+// everywhere waits until what each broker says of a topic is as it should be. A
+// controller that has created or deleted one answers before the brokers, and
+// they before they act on it.
+func (c cluster) everywhere(t testing.TB, topic string, settled func(broker int32, found kmsg.MetadataResponseTopic) bool) {
+	t.Helper()
+	cl := c.client(t)
+	req := kmsg.NewPtrMetadataRequest()
+	req.Topics = []kmsg.MetadataRequestTopic{{Topic: &topic}}
+	all, err := req.RequestWith(t.Context(), cl)
+	require.NoError(t, err)
+	for _, b := range all.Brokers {
+		require.Eventually(t, func() bool {
+			res, err := cl.Broker(int(b.NodeID)).RetriableRequest(t.Context(), req)
+			return err == nil && settled(b.NodeID, res.(*kmsg.MetadataResponse).Topics[0])
+		}, 20*time.Second, 10*time.Millisecond, "%s on broker %d", topic, b.NodeID)
+	}
+}
+
+// awaitPartitions waits until every broker knows the topic by this id, which may
+// be zero for any, and with so many partitions, and the leaders of these have a
+// log.
+func (c cluster) awaitPartitions(t testing.TB, topic string, id topicID, partitions int) {
+	t.Helper()
+	cl := c.client(t)
+	c.everywhere(t, topic, func(broker int32, found kmsg.MetadataResponseTopic) bool {
+		if found.ErrorCode != 0 || id != (topicID{}) && found.TopicID != id || len(found.Partitions) != partitions {
+			return false
+		}
+		req := kmsg.NewPtrListOffsetsRequest()
+		req.ReplicaID = -1
+		rt := kmsg.ListOffsetsRequestTopic{Topic: topic}
+		for _, p := range found.Partitions {
+			switch p.Leader {
+			case -1:
+				return false
+			case broker:
+				rt.Partitions = append(rt.Partitions, kmsg.ListOffsetsRequestTopicPartition{
+					Partition: p.Partition, CurrentLeaderEpoch: p.LeaderEpoch, Timestamp: earliest,
+				})
+			}
+		}
+		if req.Topics = append(req.Topics, rt); len(rt.Partitions) == 0 {
+			return true
+		}
+		res, err := cl.Broker(int(broker)).RetriableRequest(t.Context(), req)
+		return err == nil && !slices.ContainsFunc(res.(*kmsg.ListOffsetsResponse).Topics[0].Partitions,
+			func(p kmsg.ListOffsetsResponseTopicPartition) bool { return p.ErrorCode != 0 })
+	})
 }
 
 // topics returns the names of those that there are.
@@ -107,6 +161,7 @@ func (c cluster) grow(t testing.TB, topic string, partitions int32) {
 	res, err := req.RequestWith(t.Context(), c.client(t))
 	require.NoError(t, err)
 	require.Zero(t, res.Topics[0].ErrorCode)
+	c.awaitPartitions(t, topic, topicID{}, int(partitions))
 }
 
 // produce writes one batch and returns the offset of its first record.
@@ -214,7 +269,7 @@ func followSource(t testing.TB, s *Source, stored map[string]tumble.Checkpoint) 
 			t.Error("Run does not return")
 		}
 		// An answer that nobody waits for is given back when it has come.
-		deadline := time.Now().Add(2 * time.Second)
+		deadline := time.Now().Add(10 * time.Second)
 		for s.pool.used.Load() != 0 && time.Now().Before(deadline) {
 			time.Sleep(5 * time.Millisecond)
 		}

