@@ -70,6 +70,9 @@ func (c *client) explain(r *call, err error, timeout bool) error {
 		// All that some brokers say to a wrong password or to TLS where none is.
 		return fmt.Errorf("%v: %s closed the connection (do SASL and TLS settings match, and the port?): %w", r.key, whom, err)
 	}
+	if alert := new(net.OpError); errors.As(err, &alert) && alert.Op == "remote error" { // so crypto/tls names what the other side said
+		return fmt.Errorf("%v: %s refuses TLS with this client (does it want a certificate of the client, or another one?): %w", r.key, whom, err)
+	}
 	return fmt.Errorf("%v: %s: %w", r.key, whom, err)
 }
 
