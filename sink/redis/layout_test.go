@@ -308,14 +308,15 @@ func TestGuess(t *testing.T) {
 	noon := time.Date(2024, 5, 1, 12, 0, 0, 0, time.UTC)
 	at := func(minute int) int64 { return noon.Add(time.Duration(minute) * time.Minute).UnixMilli() }
 	s := newShard(&Sink{}, minutesForever, 1, 0)
+	const last = 1 + 3*lookBack
 	s.sizes[at(0)] = size{buckets: 40, keys: 961}
 	s.sizes[at(1)] = size{buckets: 1, keys: 2}
-	s.sizes[at(9)] = size{buckets: 7, keys: 100}
+	s.sizes[at(last)] = size{buckets: 7, keys: 100}
 	for minute, want := range map[int]uint32{
-		0: 40, 9: 7, // known
-		2: 20, 4: 20, // as many keys as the first has, though it has more buckets
-		5: 1, 8: 1, // that is too long ago
-		10: 2, 13: 2, // after the last
+		0: 40, last: 7, // known
+		2: 20, lookBack: 20, // as many keys as the first has, though it has more buckets
+		1 + lookBack: 1, last - 1: 1, // that is too long ago
+		last + 1: 2, last + lookBack: 2, // after the last
 	} {
 		require.Equal(t, map[int64]uint32{at(minute): want}, s.guess([]place{{window: at(minute)}}), "minute %d", minute)
 	}
@@ -326,7 +327,7 @@ func TestGuess(t *testing.T) {
 	require.Equal(t, map[int64]uint32{at(3): 30}, s.guess(many))
 
 	var row []place // a catch-up brings many windows at once
-	for minute := 10; minute < 20; minute++ {
+	for minute := last + 1; minute < last+3*lookBack; minute++ {
 		row = append(row, place{window: at(minute)})
 	}
 	for window, n := range s.guess(row) {
