@@ -160,7 +160,10 @@ type bounds struct {
 	asOf        time.Time
 }
 
-const dialTimeout = 3 * time.Second
+const (
+	dialTimeout = 3 * time.Second
+	maxTimeout  = 24 * 24 * time.Hour // the protocol has milliseconds of 32 bits
+)
 
 // New returns a Source, or an error that names the field of cfg that is wrong.
 // It does not connect.
@@ -236,10 +239,10 @@ func (c *Config) validate() error {
 		return errors.New("Config.Partitions does not go with Config.Group, which shares them out")
 	case c.Group == "" && c.InstanceID != "":
 		return errors.New("Config.InstanceID goes with a Config.Group only")
-	case c.SessionTimeout < 0:
-		return fmt.Errorf("Config.SessionTimeout is %v, must be positive", c.SessionTimeout)
-	case c.RebalanceTimeout < 0:
-		return fmt.Errorf("Config.RebalanceTimeout is %v, must be positive", c.RebalanceTimeout)
+	case c.SessionTimeout < 0 || c.SessionTimeout > maxTimeout:
+		return fmt.Errorf("Config.SessionTimeout is %v, must be positive and at most %v", c.SessionTimeout, maxTimeout)
+	case c.RebalanceTimeout < 0 || c.RebalanceTimeout > maxTimeout:
+		return fmt.Errorf("Config.RebalanceTimeout is %v, must be positive and at most %v", c.RebalanceTimeout, maxTimeout)
 	case c.Start != Earliest && c.Start != Latest:
 		return fmt.Errorf("Config.Start is %d, must be Earliest or Latest", c.Start)
 	case c.OnGap != Fail && c.OnGap != GoOn:
