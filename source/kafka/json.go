@@ -35,18 +35,30 @@ import (
 // An escape that is half of a surrogate pair becomes U+FFFD, as in
 // encoding/json, so keys that differ only in such halves are counted together.
 //
-// The Decode keeps no state. A Key without escapes is part of the value, as
+// What the Decode returns depends on the record alone. A Key without escapes is part of the value, as
 // borrowed as that is, and costs no allocation; escapes in the key or in the
 // time cost one each.
 func JSON(key, timestamp string) Decode {
 	names := [2]string{key, timestamp}
+	var seen shapes
 	return func(dst []tumble.Event, m Message) ([]tumble.Event, error) {
 		if m.Value == nil {
 			return dst, nil
 		}
-		found, err := fields(m.Value, &names)
-		if err != nil {
-			return dst, err
+		known := seen.last.Load()
+		var found [2]field
+		var ok bool
+		if known != nil {
+			found, ok = known.match(m.Value)
+		}
+		if !ok {
+			var err error
+			if found, err = fields(m.Value, &names); err != nil {
+				return dst, err
+			}
+			if known == nil || m.Offset%shapeEvery == shapeEvery-1 {
+				seen.learn(m.Value, &found)
+			}
 		}
 		k, t := &found[0], &found[1]
 		if k.kind != '"' || k.start == k.end {

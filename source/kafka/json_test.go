@@ -3,6 +3,7 @@ package kafka
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -35,6 +36,7 @@ func modelJSON(doc []byte, key, timestamp string) (tumble.Event, bool) {
 // agree fails t if JSON and its model differ on doc.
 func agree(t *testing.T, doc []byte, key, timestamp string) {
 	t.Helper()
+	after(t, doc, doc, key, timestamp)
 	before := string(doc)
 	got, err := JSON(key, timestamp)(nil, Message{Value: doc})
 	want, ok := modelJSON(doc, key, timestamp)
@@ -49,6 +51,19 @@ func agree(t *testing.T, doc []byte, key, timestamp string) {
 		t.Fatalf("%q: cause is long or not UTF-8: %q", doc, err)
 	case ok && (len(got) != 1 || got[0].Key != want.Key || !got[0].Time.Equal(want.Time)):
 		t.Fatalf("%q: %v, want %v", doc, got, want)
+	}
+}
+
+// after fails unless a decoder says of doc the same whether it has seen another
+// document before or not.
+func after(t *testing.T, seen, doc []byte, key, timestamp string) {
+	t.Helper()
+	decode := JSON(key, timestamp)
+	_, _ = decode(nil, Message{Value: seen})
+	got, err := decode(nil, Message{Value: doc})
+	want, problem := JSON(key, timestamp)(nil, Message{Value: doc})
+	if fmt.Sprint(got, err) != fmt.Sprint(want, problem) {
+		t.Fatalf("%q: %v, %v after %q; else %v, %v", doc, got, err, seen, want, problem)
 	}
 }
 
@@ -330,6 +345,44 @@ func TestJSONBorrows(t *testing.T) {
 	require.Equal(t, "a\tb", events[0].Key)
 }
 
+// A decoder takes the shape of what it has seen: documents of the same shape
+// with all kinds of strings, those of nearly the same shape, and those that end
+// early must be told apart.
+func TestJSONShape(t *testing.T) {
+	const doc = `{"user_id":"ann","a":[1,"x"],"timestamp":"2023-10-01T12:34:56Z","b":{"user_id":""}}`
+	for i := range doc {
+		after(t, []byte(doc), []byte(doc[:i]), "user_id", "timestamp")
+		for c := range 256 {
+			changed := []byte(doc)
+			changed[i] = byte(c)
+			after(t, []byte(doc), changed, "user_id", "timestamp")
+			after(t, []byte(doc), slices.Insert([]byte(doc), i, byte(c)), "user_id", "timestamp")
+		}
+		after(t, []byte(doc), slices.Delete([]byte(doc), i, i+1), "user_id", "timestamp")
+	}
+	for _, value := range []string{"", "é", strings.Repeat("x", 100), "seven-7", "eight-8!", `\\`, `\"`, "\x7f", "\x80", "\x1f", "\x00"} {
+		after(t, []byte(doc), []byte(strings.Replace(doc, "ann", value, 1)), "user_id", "timestamp")
+		after(t, []byte(doc), []byte(strings.Replace(doc, `"x"`, `"`+value+`"`, 1)), "user_id", "timestamp")
+	}
+	var seen shapes
+	for _, doc := range []string{doc, click} {
+		found, err := fields([]byte(doc), &[2]string{"user_id", "timestamp"})
+		require.NoError(t, err)
+		seen.learn([]byte(doc), &found)
+		matched, ok := seen.last.Load().match([]byte(strings.Replace(doc, "12:34", "12:35", 1)))
+		require.True(t, ok)
+		require.Equal(t, found, matched)
+	}
+	none := strings.Replace(click, "user_123", `user\u0031`, 1)
+	found, err := fields([]byte(none), &[2]string{"user_id", "timestamp"})
+	require.NoError(t, err)
+	seen.learn([]byte(none), &found)
+	_, ok := seen.last.Load().match([]byte(none))
+	require.False(t, ok)
+	_, ok = seen.last.Load().match(nil)
+	require.False(t, ok)
+}
+
 func TestJSONConcurrent(t *testing.T) {
 	decode := JSON("k", "t")
 	var wg sync.WaitGroup
@@ -362,16 +415,19 @@ func FuzzJSON(f *testing.F) {
 		`{"user_id":"\ud800\ud800\udc00\n","timestamp":"2023-10-01T12:34:56.1234567891Z"} {}`,
 		"\ufeff{\"user_id\":\"\xed\xa0\x80\"}", `[{}]`, `{"a":01}`, `{"a":"\x"}`, "{\"a\":\"\x1f\"}",
 	} {
-		f.Add([]byte(doc), "user_id", "timestamp")
+		f.Add([]byte(doc), []byte(click), "user_id", "timestamp")
 	}
-	f.Add([]byte(`{"k":"x","t":"2023-10-01T12:34:56Z"}`), "k", "t")
-	f.Add([]byte(`{"":"2023-10-01T12:34:56Z"}`), "", "")
-	f.Add([]byte(`{"\ud800":"x","t":"2023-10-01T12:34:56Z"}`), "\ufffd", "t")
-	f.Fuzz(func(t *testing.T, doc []byte, key, timestamp string) {
+	f.Add([]byte(`{"k":"x","t":"2023-10-01T12:34:56Z"}`), []byte(`{"k":"","t":"2023-10-01T12:34:56Z"}`), "k", "t")
+	f.Add([]byte(`{"k":"x","k":"y","n":1,"t":"2023-10-01T12:34:56Z"}`), []byte(`{"k":"\"","k":"yy","n":2,"t":"2023-10-01T12:34:56Z"}`), "k", "t")
+	f.Add([]byte(`{"":"2023-10-01T12:34:56Z"}`), []byte(`{"":"2023-10-01T12:34:56+01:00"}`), "", "")
+	f.Add([]byte(`{"\ud800":"x","t":"2023-10-01T12:34:56Z"}`), []byte{}, "\ufffd", "t")
+	f.Fuzz(func(t *testing.T, doc, other []byte, key, timestamp string) {
 		if doc == nil {
 			doc = []byte{} // null is a tombstone, not a document
 		}
 		agree(t, doc, key, timestamp)
+		after(t, doc, other, key, timestamp)
+		after(t, other, doc, key, timestamp)
 		// Most of what the fuzzer makes lacks a field. Then only an error that
 		// says so, and no other, means that the document is valid.
 		var found [2]field
