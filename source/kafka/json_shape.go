@@ -56,7 +56,9 @@ func (s *shape) match(b []byte) (found [2]field, ok bool) {
 // have to be UTF-8: one of the differences has their top bit.
 func unplain(w uint64) uint64 {
 	const each = 0x0101010101010101
-	return ((w ^ each*'"' - each) | (w ^ each*'\\' - each) | (w - each*0x20)) & (each * 0x80)
+	quote := w ^ each*'"'
+	backslash := w ^ each*'\\'
+	return ((quote - each) | (backslash - each) | (w - each*0x20)) & (each * 0x80)
 }
 
 // learn takes the shape of b, in which fields found what was asked for.
