@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -27,15 +28,27 @@ func startCluster(t testing.TB) []string {
 	for range 3 {
 		addrs = append(addrs, start(t, "--cluster-enabled", "yes").addr)
 	}
-	out, err := exec.Command("redis-cli", append(append([]string{"--cluster", "create"}, addrs...), "--cluster-yes")...).CombinedOutput()
-	require.NoError(t, err, "%s", out)
+	makeCluster(t, addrs)
+	return addrs
+}
+
+// makeCluster makes a cluster of servers that redis-cli reaches with options.
+func makeCluster(t testing.TB, addrs []string, options ...string) {
+	t.Helper()
+	run := func(args ...string) (string, error) {
+		out, err := exec.Command("redis-cli", slices.Concat(options, args)...).CombinedOutput()
+		return string(out), err
+	}
+	out, err := run(slices.Concat([]string{"--cluster", "create"}, addrs, []string{"--cluster-yes"})...)
+	require.NoError(t, err, out)
 	for _, addr := range addrs { // they take a moment to agree
+		host, port, err := net.SplitHostPort(addr)
+		require.NoError(t, err)
 		require.Eventually(t, func() bool {
-			out, err := exec.Command("redis-cli", "-u", "redis://"+addr, "cluster", "info").Output()
-			return err == nil && strings.Contains(string(out), "cluster_state:ok")
+			out, err := run("-h", host, "-p", port, "cluster", "info")
+			return err == nil && strings.Contains(out, "cluster_state:ok")
 		}, 20*time.Second, 50*time.Millisecond)
 	}
-	return addrs
 }
 
 // TestClusterLosesAMaster has one of three masters come back empty: its shards

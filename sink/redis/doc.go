@@ -53,6 +53,10 @@
 // from Redis 8 on +cluster|shards, and +asking while slots move. What is not
 // allowed comes back as an error.
 //
+// TLS is the client's matter (rueidis.ClientOption.TLSConfig). A server that
+// wants a certificate of the client may hang up on one without before it has
+// heard why.
+//
 // # Layout
 //
 // This is version 1 of the layout. Each shard has a hash tag of its own, so that

@@ -35,13 +35,19 @@ type server struct {
 // start starts a server that ends with the test.
 func start(t testing.TB, args ...string) *server {
 	t.Helper()
+	return launch(t, "--port", func(addr string) (net.Conn, error) { return net.Dial("tcp", addr) }, args...)
+}
+
+// launch starts one that takes its port by the name of an option, and is there
+// once it answers to whom dial connects.
+func launch(t testing.TB, port string, dial func(addr string) (net.Conn, error), args ...string) *server {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	addr := l.Addr().String()
-	port := l.Addr().(*net.TCPAddr).Port
 	require.NoError(t, l.Close())
 	cmd := exec.Command("redis-server", append([]string{
-		"--port", strconv.Itoa(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", t.TempDir(),
+		port, strconv.Itoa(l.Addr().(*net.TCPAddr).Port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", t.TempDir(),
 	}, args...)...)
 	require.NoError(t, cmd.Start(), "Redis is to be installed")
 	t.Cleanup(func() {
@@ -49,7 +55,7 @@ func start(t testing.TB, args ...string) *server {
 		cmd.Wait()
 	})
 	require.Eventually(t, func() bool {
-		conn, err := net.Dial("tcp", addr)
+		conn, err := dial(addr)
 		if err != nil {
 			return false
 		}

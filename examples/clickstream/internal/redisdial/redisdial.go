@@ -6,8 +6,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -23,17 +25,22 @@ const answerTime = 4 * time.Second
 func Flag(f *program.Flags) *rueidis.ClientOption {
 	return program.Declare(f, "redis", "localhost:6379",
 		"`addresses` of Redis, separated by commas: a server, or some of a cluster's nodes; or redis://user:password@host:port, rediss:// with TLS",
-		func(s string) (rueidis.ClientOption, error) {
-			if strings.Contains(s, "://") {
-				o, err := rueidis.ParseURL(s)
-				if err != nil {
-					return o, fmt.Errorf("must be like redis://user:password@host:port")
-				}
-				return o, nil
-			}
-			list, err := program.ParseAddresses(s)
-			return rueidis.ClientOption{InitAddress: list}, err
-		})
+		parse)
+}
+
+func parse(s string) (rueidis.ClientOption, error) {
+	if !strings.Contains(s, "://") {
+		list, err := program.ParseAddresses(s)
+		return rueidis.ClientOption{InitAddress: list}, err
+	}
+	o, err := rueidis.ParseURL(s)
+	if err != nil {
+		return o, errors.New("must be like redis://user:password@host:port")
+	}
+	if o.TLSConfig != nil {
+		o.TLSConfig.ServerName = "" // each node of a cluster has its own
+	}
+	return o, nil
 }
 
 // Connect returns a client, which the caller closes, once a server has
@@ -72,7 +79,26 @@ func Connect(ctx context.Context, option rueidis.ClientOption) (rueidis.Client, 
 		r.err = fmt.Errorf("no answer within %v", answerTime)
 	}
 	if r.err != nil {
+		if hungUp(r.err) {
+			r.err = fmt.Errorf("%w (%s)", r.err, hint(option))
+		}
 		return nil, fmt.Errorf("redis %s: %w", strings.Join(option.InitAddress, ","), r.err)
 	}
 	return r.client, nil
+}
+
+// hungUp reports whether a server closed the connection instead of an answer,
+// or refused TLS. It may do the first although it meant to say the second.
+func hungUp(err error) bool {
+	alert := new(net.OpError)
+	return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) ||
+		errors.As(err, &alert) && alert.Op == "remote error"
+}
+
+// hint says what servers hang up for.
+func hint(option rueidis.ClientOption) string {
+	if option.TLSConfig == nil {
+		return "does it want TLS, as rediss:// asks for?"
+	}
+	return "does it want no TLS, or a certificate of the client?"
 }

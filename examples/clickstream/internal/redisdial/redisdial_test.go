@@ -2,7 +2,13 @@ package redisdial
 
 import (
 	"bufio"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
+	"math/big"
 	"net"
 	"strings"
 	"testing"
@@ -59,4 +65,84 @@ func stuck(t *testing.T) string {
 		}
 	}()
 	return l.Addr().String()
+}
+
+// certified returns a certificate for one address, and who trusts it.
+func certified(t *testing.T, ip string) (tls.Certificate, *x509.CertPool) {
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	about := &x509.Certificate{
+		SerialNumber: big.NewInt(1), IPAddresses: []net.IP{net.ParseIP(ip)},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+	}
+	der, err := x509.CreateCertificate(rand.Reader, about, about, &private.PublicKey, private)
+	require.NoError(t, err)
+	leaf, err := x509.ParseCertificate(der)
+	require.NoError(t, err)
+	roots := x509.NewCertPool()
+	roots.AddCert(leaf)
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: private}, roots
+}
+
+// handshakes returns the address of a server that hangs up after the handshake,
+// if it knows one.
+func handshakes(t *testing.T, config *tls.Config) string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return // closed
+			}
+			go func() {
+				defer c.Close()
+				if config != nil {
+					_ = tls.Server(c, config).Handshake()
+				}
+			}()
+		}
+	}()
+	return l.Addr().String()
+}
+
+// A server that refuses TLS, or wants it, or wants to see a certificate, is
+// named at once, and what it may want.
+func TestConnectSaysWhatTLSMayLack(t *testing.T) {
+	certificate, roots := certified(t, "127.0.0.1")
+	for name, test := range map[string]struct {
+		addr, scheme, want string
+	}{
+		"plain":          {handshakes(t, nil), "rediss", "does it want no TLS, or a certificate of the client?"},
+		"TLS":            {handshakes(t, &tls.Config{Certificates: []tls.Certificate{certificate}}), "redis", "does it want TLS, as rediss:// asks for?"},
+		"no certificate": {handshakes(t, &tls.Config{Certificates: []tls.Certificate{certificate}, ClientAuth: tls.RequireAnyClientCert}), "rediss", "or a certificate of the client?"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			option, err := parse(test.scheme + "://" + test.addr)
+			require.NoError(t, err)
+			if option.TLSConfig != nil {
+				option.TLSConfig.RootCAs = roots
+			}
+			began := time.Now()
+			_, err = Connect(t.Context(), option)
+			require.ErrorContains(t, err, "redis "+test.addr+": ")
+			require.ErrorContains(t, err, test.want)
+			require.Less(t, time.Since(began), 5*time.Second)
+		})
+	}
+}
+
+// The nodes of a cluster have certificates of their own names, not of the one
+// that the URL begins with.
+func TestEveryNodeHasItsName(t *testing.T) {
+	certificate, roots := certified(t, "127.0.0.1")
+	addr := handshakes(t, &tls.Config{Certificates: []tls.Certificate{certificate}})
+	option, err := parse("rediss://localhost:1?addr=" + addr)
+	require.NoError(t, err)
+	option.TLSConfig.RootCAs = roots
+	option.InitAddress = option.InitAddress[1:]
+	_, err = Connect(t.Context(), option)
+	require.ErrorContains(t, err, "redis "+addr+": ")
+	require.NotContains(t, err.Error(), "failed to verify")
 }
