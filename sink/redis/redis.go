@@ -115,6 +115,11 @@ func (s *Sink) Open(ctx context.Context, def tumble.Definition) ([]tumble.Shard,
 		}
 		n := cmp.Or(s.cfg.Shards, defaultShards)
 		if stored != nil {
+			// Before anything is written: of a store that lost a part the first
+			// shard may have no definition, and must not get another one.
+			if !stored.def.Same(def) {
+				return nil, fmt.Errorf("redis: %s: open: stored is %v; wanted is %v: %w", s.cfg.Name, stored.def, def, tumble.ErrDefinition)
+			}
 			if s.cfg.Shards != 0 && s.cfg.Shards != stored.shards {
 				return nil, fmt.Errorf("redis: %s: open: stored are %d shards, wanted %d: %w",
 					s.cfg.Name, stored.shards, s.cfg.Shards, tumble.ErrDefinition)

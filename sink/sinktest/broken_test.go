@@ -272,6 +272,26 @@ var storeFaults = []*fault{
 			}
 			return shards, err
 		}},
+	{name: "takes a refused definition for its own", rules: []string{"Open/a refused one changes nothing"},
+		open: func(s *memory.Sink, n int, shards []tumble.Shard, err error) ([]tumble.Shard, error) {
+			if err != nil && n > 1 {
+				other, _ := s.Definition(context.Background())
+				other.Grace = time.Hour
+				s.Clear()
+				_, _ = s.Open(context.Background(), other)
+			}
+			return shards, err
+		}},
+	{name: "adds up what is counted by two definitions", rules: []string{"Apply/refuses another definition"},
+		apply: func(s shard, ctx context.Context, b tumble.Batch) error {
+			err := s.Apply(ctx, b)
+			if errors.Is(err, tumble.ErrDefinition) {
+				stored, _ := s.s.Definition(ctx)
+				shards, _ := s.s.Open(ctx, stored)
+				return shards[s.i].Apply(ctx, b)
+			}
+			return err
+		}},
 	{name: "a shard less each time", rules: []string{"Open/always as many shards"},
 		open: func(s *memory.Sink, n int, shards []tumble.Shard, err error) ([]tumble.Shard, error) {
 			return shards[:max(1, len(shards)-n)], err

@@ -39,6 +39,23 @@ var openRules = []Rule{
 		c.open(defs[0]).stored(0, one("clicks/0", l.at[0]), "Opens that were refused")
 	}),
 
+	losing(rule("Open/a refused one changes nothing", docOpen, func(c *check) {
+		p := c.open(minutes)
+		p.register("clicks/0", first())
+		c.ok(c.cfg.Lose(c.ctx, c.name), "Config.Lose")
+		last := len(p.shards) - 1
+		p.load(last, one("clicks/0", first())) // it alone knows the definition again
+		c.settle()
+		other := minutes
+		other.Grace = time.Hour
+		_, err := c.sink().Open(c.ctx, other)
+		c.wraps(err, tumble.ErrDefinition, "Open(%v) where shard %d holds %v", other, last, minutes)
+		for i := range p.shards {
+			p.load(i, one("clicks/0", first()))
+		}
+		c.open(minutes).stored(last, one("clicks/0", first()), "an Open that was refused")
+	})),
+
 	rule("Open/stores the definition", docOpen, func(c *check) {
 		for i, def := range definitions() {
 			c := c.under(i)
@@ -105,6 +122,7 @@ const (
 	docAlone      = "It commits alone."
 	docLoad       = "Load stores, in one step, those of init that are missing, their Watermark raised to the shard's frontier (see [Definition.Frontier]) as it was before the call, and returns all checkpoints by partition."
 	docLoadEnded  = "A stored checkpoint that has Ended under another Log than init's counts as missing."
+	docDefined    = "Counts of different definitions must not be added up, so a sink stores it and refuses another."
 	docLoadDefine = "It also writes the definition where it is missing and wraps ErrDefinition where it differs."
 	docFrontier   = "Frontier returns the frontier of a shard that holds these checkpoints: the smallest watermark of its partitions that have not Ended, none (the zero time) if one of them has none. If all have ended it is EndMark of the largest watermark. Of no checkpoints there is none."
 )
@@ -313,6 +331,23 @@ var loadRules = []Rule{
 			_, err := p.shards[i].Load(c.ctx, one("clicks/0", first()))
 			c.wraps(err, tumble.ErrDefinition, "Load(%v) where %v is stored by now", minutes, other)
 			q.stored(i, nil, "a Load that was refused")
+		}
+	})),
+
+	losing(rule("Apply/refuses another definition", docDefined+" "+docUnknown, func(c *check) {
+		p := c.open(minutes)
+		l := p.register("clicks/0", first())
+		c.ok(c.cfg.Lose(c.ctx, c.name), "Config.Lose")
+		other := minutes
+		other.Grace = time.Hour
+		q := c.open(other)
+		q.register("clicks/0", first())
+		for i := range p.shards {
+			// Its checkpoint is stored, by who counts something else.
+			b := l.batch(i, minute(1), tumble.Delta{Window: t0, Key: p.keyOf(i), N: 1})
+			c.wraps(p.shards[i].Apply(c.ctx, b), tumble.ErrDefinition, "Apply, of %v, where %v is stored by now", minutes, other)
+			q.stored(i, one("clicks/0", first()), "a batch that was refused")
+			q.counts(p.keyOf(i), tumble.Delta{Window: t0})
 		}
 	})),
 }
