@@ -334,6 +334,13 @@ func TestRetention(t *testing.T) {
 		c, err := reader.Count(t.Context(), "later", later.Window)
 		require.NoError(t, err)
 		require.False(t, c.Final)
+
+		// Nor does it come back where the frontier is once more before it, when
+		// another partition joins.
+		slow = tumble.Checkpoint{Log: "new"}
+		slow = advance(t, sh, "slow", slow, noon)
+		require.True(t, register(t, sh, "joins").Watermark.Equal(slow.Watermark))
+		require.Equal(t, tumble.Count{Key: "late", Window: noon, Expired: true}, read("late"))
 	})
 }
 
@@ -383,6 +390,42 @@ func TestCompact(t *testing.T) {
 		}
 		require.InDelta(t, 9000/48, n, 25)
 	}
+}
+
+// TestMarkers looks at what the buckets of a window say while it grows: the first
+// how many there are, any other how many there were when it was last split.
+func TestMarkers(t *testing.T) {
+	client := connect(t, single)
+	name := unique(t, client)
+	sh := open(t, newSink(t, redis.Config{Client: client, Name: name, Shards: 1}), minutes)[0]
+	from := register(t, sh, "p/0")
+	marker := func(bucket int) (n int) {
+		key := fmt.Sprintf("%s:{460}:%d:%d", name, noon.UnixMilli(), bucket)
+		text, err := client.Do(t.Context(), client.B().Hget().Key(key).Field("\x00").Build()).ToString()
+		if rueidis.IsRedisNil(err) {
+			return 0
+		}
+		require.NoError(t, err)
+		n, err = strconv.Atoi(text)
+		require.NoError(t, err)
+		return n
+	}
+	want := map[int]int{}
+	for first, n := 0, 1; first < 3600; first += 40 {
+		from = advance(t, sh, "p/0", from, time.Time{}, users(noon, first, 40)...)
+		for ; n < marker(0); n++ {
+			p := 1
+			for 2*p <= n {
+				p *= 2
+			}
+			want[n-p] = n + 1
+			want[0] = n + 1
+		}
+		for i := range n {
+			require.Equal(t, want[i], marker(i), "bucket %d of %d", i, n)
+		}
+	}
+	require.Greater(t, want[0], 64)
 }
 
 // TestCacheServesReads counts the commands that repeated reads send.

@@ -60,20 +60,20 @@ func TestWritersOutOfDate(t *testing.T) {
 	requireWindow(t, newSink(t, redis.Config{Client: client, Name: name}), noon, want)
 }
 
-// stuck remembers for ever how many buckets a window had, as a cache does for
-// a moment. It also refuses commands that a client may send to replicas.
+// stuck remembers a field for ever, as a cache does for a moment. It also refuses commands that a client may send to replicas.
 type stuck struct {
 	rueidis.Client
-	t    *testing.T
-	mu   sync.Mutex
-	seen map[string]rueidis.RedisResult
+	t     *testing.T
+	field string // of any key
+	mu    sync.Mutex
+	seen  map[string]rueidis.RedisResult
 }
 
 func (s *stuck) DoCache(ctx context.Context, cmd rueidis.Cacheable, ttl time.Duration) rueidis.RedisResult {
 	completed := rueidis.Completed(cmd)
 	require.False(s.t, completed.IsReadOnly(), "%q may go to a replica", cmd.Commands())
 	words := cmd.Commands()
-	if words[0] != "HGET" || words[2] != "\x00" {
+	if words[0] != "HGET" || words[2] != s.field {
 		return s.Client.DoCache(ctx, cmd, ttl)
 	}
 	s.mu.Lock()
@@ -103,7 +103,7 @@ func TestReaderOutOfDate(t *testing.T) {
 			sh := open(t, newSink(t, redis.Config{Client: client, Name: name, Shards: 1}), minutes)[0]
 			from := advance(t, sh, "p/0", register(t, sh, "p/0"), time.Time{}, users(noon, 0, before)...)
 			reader := newSink(t, redis.Config{
-				Client: &stuck{Client: connect(t, single), t: t, seen: make(map[string]rueidis.RedisResult)}, Name: name,
+				Client: &stuck{Client: connect(t, single), t: t, field: "\x00", seen: make(map[string]rueidis.RedisResult)}, Name: name,
 			})
 			look := func(n int) {
 				for i := 0; i < n; i += 1 + n/400 {
@@ -125,18 +125,124 @@ func TestReaderOutOfDate(t *testing.T) {
 	}
 }
 
-// meddling calls before before the first buckets are read.
-type meddling struct {
-	rueidis.Client
-	before func()
+// TestLayoutOutOfDate reads with the layout of an earlier life, which had more or
+// fewer shards.
+func TestLayoutOutOfDate(t *testing.T) {
+	for kind, read := range reads(t) {
+		for _, shards := range [][2]int{{3, 4}, {4, 3}} {
+			t.Run(fmt.Sprint(kind, " ", shards), func(t *testing.T) {
+				client := connect(t, single)
+				name := unique(t, client)
+				write := func(n int) {
+					all := open(t, newSink(t, redis.Config{Client: client, Name: name, Shards: n}), minutes)
+					for i, from := range registerAll(t, all, "p/0") {
+						var deltas []tumble.Delta
+						if tumble.Hash("k")%uint64(n) == uint64(i) {
+							deltas = []tumble.Delta{{Window: noon, Key: "k", N: int64(n)}}
+						}
+						advance(t, all[i], "p/0", from, noon.Add(time.Hour), deltas...)
+					}
+				}
+				require.NotEqual(t, tumble.Hash("k")%3, tumble.Hash("k")%4)
+				r := newSink(t, redis.Config{Name: name, Client: &stuck{
+					Client: connect(t, single), t: t, field: "id", seen: make(map[string]rueidis.RedisResult),
+				}})
+				for i, n := range shards {
+					if i > 0 {
+						require.NoError(t, lose(t.Context(), client, name))
+					}
+					write(n)
+					time.Sleep(20 * time.Millisecond) // the notices of what is not stuck
+					require.Equal(t, tumble.Count{Key: "k", Window: noon, N: int64(n), Final: true}, read(r))
+				}
+			})
+		}
+	}
 }
 
-func (m *meddling) DoMulti(ctx context.Context, cmds ...rueidis.Completed) []rueidis.RedisResult {
-	if cmds[0].Commands()[0] == "HGETALL" && m.before != nil {
-		m.before()
-		m.before = nil
+// meddling calls before before counts are read for the first time, or after
+// after that.
+type meddling struct {
+	rueidis.Client
+	before, after func()
+}
+
+// around calls read, and what there is to call before and after it if command
+// is the one that reads counts.
+func (m *meddling) around(command, counts string, read func()) {
+	if command != counts {
+		read()
+		return
 	}
-	return m.Client.DoMulti(ctx, cmds...)
+	before, after := m.before, m.after
+	m.before, m.after = nil, nil
+	if before != nil {
+		before()
+	}
+	read()
+	if after != nil {
+		after()
+	}
+}
+
+func (m *meddling) DoMulti(ctx context.Context, cmds ...rueidis.Completed) (all []rueidis.RedisResult) {
+	m.around(cmds[0].Commands()[0], "HGETALL", func() { all = m.Client.DoMulti(ctx, cmds...) })
+	return all
+}
+
+func (m *meddling) DoCache(ctx context.Context, cmd rueidis.Cacheable, ttl time.Duration) (one rueidis.RedisResult) {
+	m.around(cmd.Commands()[0], "HMGET", func() { one = m.Client.DoCache(ctx, cmd, ttl) })
+	return one
+}
+
+func (m *meddling) DoMultiCache(ctx context.Context, cmds ...rueidis.CacheableTTL) (all []rueidis.RedisResult) {
+	m.around(cmds[0].Cmd.Commands()[0], "HMGET", func() { all = m.Client.DoMultiCache(ctx, cmds...) })
+	return all
+}
+
+// reads are the ways to read the count of k at noon, which is to be there.
+func reads(t *testing.T) map[string]func(r tumble.Reader) tumble.Count {
+	only := func(counts []tumble.Count, err error) tumble.Count {
+		t.Helper()
+		require.NoError(t, err)
+		require.Len(t, counts, 1)
+		return counts[0]
+	}
+	return map[string]func(r tumble.Reader) tumble.Count{
+		"count": func(r tumble.Reader) tumble.Count {
+			c, err := r.Count(t.Context(), "k", noon)
+			require.NoError(t, err)
+			return c
+		},
+		"range": func(r tumble.Reader) tumble.Count { return only(r.Range(t.Context(), "k", noon, noon.Add(1))) },
+		"top": func(r tumble.Reader) tumble.Count {
+			page, err := r.Top(t.Context(), noon, 10)
+			return only(page.Counts, err)
+		},
+		"scan": func(r tumble.Reader) tumble.Count {
+			page, err := r.Scan(t.Context(), noon, "", 10)
+			return only(page.Counts, err)
+		},
+	}
+}
+
+// TestClosesWhileRead has the last count come, and close the window, when the
+// counts have been read: what was read is not final.
+func TestClosesWhileRead(t *testing.T) {
+	for name, read := range reads(t) {
+		t.Run(name, func(t *testing.T) {
+			client := connect(t, single)
+			name := unique(t, client)
+			sh := open(t, newSink(t, redis.Config{Client: client, Name: name, Shards: 1}), minutes)[0]
+			from := advance(t, sh, "p/0", register(t, sh, "p/0"), noon, tumble.Delta{Window: noon, Key: "k", N: 1})
+			r := newSink(t, redis.Config{Name: name, Client: &meddling{Client: connect(t, single), after: func() {
+				advance(t, sh, "p/0", from, noon.Add(time.Minute), tumble.Delta{Window: noon, Key: "k", N: 2})
+				time.Sleep(20 * time.Millisecond) // the notices to the cache
+			}}})
+			require.Equal(t, tumble.Count{Key: "k", Window: noon, N: 1}, read(r))
+			require.Equal(t, tumble.Count{Key: "k", Window: noon, N: 3, Final: true}, read(r))
+		})
+	}
 }
 
 // TestGrowsWhileRead splits buckets between two looks of Top and Scan: what was
@@ -152,7 +258,7 @@ func TestGrowsWhileRead(t *testing.T) {
 			sh := open(t, newSink(t, redis.Config{Client: client, Name: name, Shards: 1}), minutes)[0]
 			from := advance(t, sh, "p/0", register(t, sh, "p/0"), time.Time{}, users(noon, 0, 900)...)
 			grow := func() { advance(t, sh, "p/0", from, time.Time{}, users(noon, 900, 1000)...) }
-			page, err := f(newSink(t, redis.Config{Client: &meddling{client, grow}, Name: name}))
+			page, err := f(newSink(t, redis.Config{Client: &meddling{Client: client, before: grow}, Name: name}))
 			require.NoError(t, err)
 			seen := make(map[string]bool)
 			for _, c := range page.Counts {
@@ -165,49 +271,37 @@ func TestGrowsWhileRead(t *testing.T) {
 	}
 }
 
-// replaced loses all and writes it again, otherwise, while a reader reads.
-type replaced struct {
-	rueidis.Client
-	replace func()
-}
-
-func (r *replaced) DoCache(ctx context.Context, cmd rueidis.Cacheable, ttl time.Duration) rueidis.RedisResult {
-	if cmd.Commands()[0] == "HMGET" && r.replace != nil {
-		defer func() { r.replace = nil }()
-		r.replace()
-	}
-	return r.Client.DoCache(ctx, cmd, ttl)
-}
-
-// TestReplacedWhileRead wants no count called final that was read of another
-// life than the finality was.
+// TestReplacedWhileRead loses all and writes it again while a reader reads, and
+// wants no count called final that was read of another life than the finality
+// was.
 func TestReplacedWhileRead(t *testing.T) {
-	client := connect(t, single)
-	name := unique(t, client)
-	write := func(n int64) (sh tumble.Shard, from tumble.Checkpoint) {
-		sh = open(t, newSink(t, redis.Config{Client: client, Name: name, Shards: 1}), minutes)[0]
-		return sh, advance(t, sh, "p/0", register(t, sh, "p/0"), noon, tumble.Delta{Window: noon, Key: "k", N: n})
-	}
-	for again := range 2 {
-		sh, from := write(3)
-		advance(t, sh, "p/0", from, noon.Add(time.Hour))
-		through := &replaced{Client: connect(t, single), replace: func() {
-			require.NoError(t, lose(t.Context(), client, name))
-			sh, from := write(1) // the rest is still to come
-			if again == 1 {
-				go func() { // and comes between count and the second look at finality
-					advance(t, sh, "p/0", from, noon.Add(time.Hour), tumble.Delta{Window: noon, Key: "k", N: 2})
-				}()
-			}
-			time.Sleep(20 * time.Millisecond)
-		}}
-		c, err := newSink(t, redis.Config{Client: through, Name: name}).Count(t.Context(), "k", noon)
-		require.NoError(t, err)
-		require.Equal(t, again == 1, c.Final, "%v", c)
-		if c.Final {
-			require.EqualValues(t, 3, c.N)
+	for name, read := range reads(t) {
+		for _, whole := range []bool{false, true} {
+			t.Run(fmt.Sprint(name, " ", whole), func(t *testing.T) {
+				client := connect(t, single)
+				name := unique(t, client)
+				write := func(n int64, end time.Time) {
+					sh := open(t, newSink(t, redis.Config{Client: client, Name: name, Shards: 1}), minutes)[0]
+					from := advance(t, sh, "p/0", register(t, sh, "p/0"), noon, tumble.Delta{Window: noon, Key: "k", N: n})
+					advance(t, sh, "p/0", from, end)
+				}
+				write(3, noon.Add(time.Hour))
+				r := newSink(t, redis.Config{Name: name, Client: &meddling{Client: connect(t, single), before: func() {
+					require.NoError(t, lose(t.Context(), client, name))
+					if whole {
+						write(3, noon.Add(time.Hour))
+					} else {
+						write(1, noon) // the rest is still to come
+					}
+					time.Sleep(20 * time.Millisecond) // the notices to the cache
+				}}})
+				want := tumble.Count{Key: "k", Window: noon, N: 1}
+				if whole {
+					want.N, want.Final = 3, true
+				}
+				require.Equal(t, want, read(r))
+			})
 		}
-		require.NoError(t, lose(t.Context(), client, name))
 	}
 }
 
@@ -237,24 +331,26 @@ func TestEndedIsRaised(t *testing.T) {
 	}
 }
 
-// TestExpiresWhileRead wants a window that goes past retention while its count
-// is read to be called so.
+// TestExpiresWhileRead wants a window that goes past retention while its counts
+// are read to be called so.
 func TestExpiresWhileRead(t *testing.T) {
-	client := connect(t, single)
-	name := unique(t, client)
 	def := tumble.Definition{Window: minutes.Window, Retention: time.Hour}
-	sh := open(t, newSink(t, redis.Config{Client: client, Name: name, Shards: 1}), def)[0]
-	from := advance(t, sh, "p/0", register(t, sh, "p/0"), noon.Add(time.Minute), tumble.Delta{Window: noon, Key: "k", N: 1})
-	through := &replaced{Client: connect(t, single), replace: func() {
-		from = advance(t, sh, "p/0", from, noon.Add(100*time.Hour))
-		advance(t, sh, "p/0", from, time.Time{}) // deletes
-		time.Sleep(20 * time.Millisecond)
-	}}
-	reader := newSink(t, redis.Config{Client: through, Name: name})
-	for range 2 {
-		c, err := reader.Count(t.Context(), "k", noon)
-		require.NoError(t, err)
-		require.Equal(t, tumble.Count{Key: "k", Window: noon, Expired: true}, c)
+	for name, read := range reads(t) {
+		t.Run(name, func(t *testing.T) {
+			client := connect(t, single)
+			name := unique(t, client)
+			sh := open(t, newSink(t, redis.Config{Client: client, Name: name, Shards: 1}), def)[0]
+			from := advance(t, sh, "p/0", register(t, sh, "p/0"), noon.Add(time.Minute), tumble.Delta{Window: noon, Key: "k", N: 1})
+			r := newSink(t, redis.Config{Name: name, Client: &meddling{Client: connect(t, single), after: func() {
+				from = advance(t, sh, "p/0", from, noon.Add(100*time.Hour))
+				advance(t, sh, "p/0", from, time.Time{}) // deletes
+				time.Sleep(20 * time.Millisecond)
+			}}})
+			require.Equal(t, tumble.Count{Key: "k", Window: noon, N: 1, Expired: true}, read(r))
+			c, err := r.Count(t.Context(), "k", noon)
+			require.NoError(t, err)
+			require.Equal(t, tumble.Count{Key: "k", Window: noon, Expired: true}, c)
+		})
 	}
 }
 

@@ -77,6 +77,21 @@ var readFaults = []*fault{
 				c.N = 0
 			}
 		})},
+	{name: "waits for a batch", rules: []string{"Reader/final where it was registered"},
+		top: func(s *memory.Sink, at time.Time, n int) (tumble.Page, error) {
+			p, err := s.Top(context.Background(), at, n)
+			_, stored := all(s)
+			for _, at := range stored[0] {
+				p.Final = p.Final && at.Offset > 0
+			}
+			return p, err
+		}},
+	{name: "waits for what ended without an event", rules: []string{"Reader/final without those that ended"},
+		count: counting(func(c *tumble.Count, def tumble.Definition, stored checkpoints, end time.Time) {
+			for _, at := range stored {
+				c.Final = c.Final && !at.Watermark.IsZero()
+			}
+		})},
 	{name: "retention by any shard's frontier", rules: []string{"Apply/forgets by a shard's own frontier"},
 		count: func(s *memory.Sink, key string, at time.Time) (tumble.Count, error) {
 			c, err := s.Count(context.Background(), key, at)

@@ -145,6 +145,25 @@ var readerRules = []Rule{
 		}
 	}),
 
+	rule("Reader/final where it was registered", docFinality+" "+docFrontier, func(c *check) {
+		p := c.open(keeping)
+		for i := range p.shards {
+			p.load(i, one("clicks/0", tumble.Checkpoint{Log: "log-1", Watermark: minute(2)}))
+		}
+		p.page(true, false, "a partition has begun with a watermark")
+	}),
+
+	rule("Reader/final without those that ended", docFinality+" "+docFrontier, func(c *check) {
+		p := c.open(keeping)
+		l := p.register("clicks/0", first())
+		empty := p.register("clicks/1", first())
+		l.fill(1)
+		l.add(minute(3))
+		p.kept(1, time.Time{}) // one has no watermark
+		empty.end()            // and never got one
+		p.kept(1, minute(3))
+	}),
+
 	rule("Reader/expired, then registered anew", docFinality, func(c *check) {
 		p := c.open(keeping)
 		l := p.register("clicks/0", first())
