@@ -589,6 +589,17 @@ func (p *process) stop() error {
 	return <-p.done
 }
 
+// ends waits until Run returns by itself, and not for ever, which fake time
+// makes a busy loop.
+func (p *process) ends() error {
+	select {
+	case err := <-p.done:
+		return err
+	case <-time.After(time.Minute):
+		return errors.New("Run goes on")
+	}
+}
+
 // balanced checks the sum that Stats promises.
 func balanced(t *testing.T, s tumble.Stats) {
 	t.Helper()

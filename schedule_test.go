@@ -258,7 +258,7 @@ func TestAWrongResumeLosesNothing(t *testing.T) {
 		time.Sleep(time.Second)
 		source.resume = func(c *tumble.Checkpoint) error { c.Offset--; return nil }
 		sink.restore(0, early)
-		require.ErrorContains(t, <-p.done, "which is not after it")
+		require.ErrorContains(t, p.ends(), "which is not after it")
 		p = start(t, tumble.Config{Source: &logSource{topic: log, untilEnd: true}, Sink: sink})
 		require.NoError(t, <-p.done)
 		require.Equal(t, count(tumble.Window{Size: time.Minute}, log.parts["a"].events), sink.counts())
@@ -367,12 +367,7 @@ func TestAFatalErrorIsReturnedWhileAShardIsDown(t *testing.T) {
 		})
 		sink.restore(0, early)
 		sink.restore(1, early)
-		select {
-		case err := <-p.done:
-			require.ErrorIs(t, err, bad)
-		case <-time.After(time.Minute):
-			t.Error("Run goes on")
-		}
+		require.ErrorIs(t, p.ends(), bad)
 	})
 }
 
@@ -608,12 +603,7 @@ func TestAPartitionThatGoesOnAfterItsEnd(t *testing.T) {
 func TestALoadThatFindsAnotherDefinitionIsFatal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := start(t, tumble.Config{Source: &logSource{topic: newTopic("a")}, Sink: givenAway{newStore(1)}})
-		select {
-		case err := <-p.done:
-			require.ErrorIs(t, err, tumble.ErrDefinition)
-		case <-time.After(time.Minute):
-			t.Error("Run goes on")
-		}
+		require.ErrorIs(t, p.ends(), tumble.ErrDefinition)
 	})
 }
 

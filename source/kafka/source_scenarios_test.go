@@ -33,6 +33,7 @@ func runSourceScenarios(t *testing.T, c cluster) {
 		"Missing":       sourceMissing,
 		"Recreated":     sourceRecreated,
 		"RecreatedAway": sourceRecreatedAway,
+		"RecreatedIdle": sourceRecreatedIdle,
 		"Gap":           sourceGap,
 		"Truncated":     sourceTruncated,
 		"Latest":        sourceLatest,
@@ -401,6 +402,42 @@ func sourceRecreatedAway(t *testing.T, c cluster) {
 	tl := follow(t, cfg, map[string]tumble.Checkpoint{topic + "/0": stored})
 	tl.end(t)
 	require.Equal(t, numbered("new", 9), tl.keys())
+}
+
+// The same while it is read, and the pipeline does something else for a while:
+// what the new topic holds beyond the old one's end is no part of the old one.
+func sourceRecreatedIdle(t *testing.T, c cluster) {
+	topic := c.create(t, 1)
+	produce(t, c.client(t), topic, 0, numbered("old", 5)...)
+	s, err := New(c.config(topic, 0))
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	require.NoError(t, s.Run(ctx, func(ctx context.Context, p tumble.Partition) error {
+		defer cancel()
+		for from := int64(0); from < 5; {
+			chunk, err := p.Fetch(ctx, from)
+			require.NoError(t, err)
+			from = chunk.Next
+		}
+		f := p.(*partition).fetch
+		known := func() topicID {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			return f.layout.id
+		}
+		old := known()
+		c.delete(t, topic)
+		time.Sleep(300 * time.Millisecond)
+		c.createAs(t, topic, 1)
+		produce(t, c.client(t), topic, 0, numbered("new", 20)...)
+		require.Eventually(t, func() bool { return known() != old }, 20*time.Second, 10*time.Millisecond)
+		time.Sleep(300 * time.Millisecond)
+		chunk, err := p.Fetch(ctx, 5)
+		require.ErrorIs(t, err, tumble.ErrOffsetOutOfRange, "%v", chunk)
+		require.ErrorContains(t, err, "was recreated")
+		return nil
+	}))
 }
 
 func sourceGap(t *testing.T, c cluster) {
