@@ -148,3 +148,43 @@ func TestSchedule(t *testing.T) {
 	require.Equal(t, chosen(1), chosen(1))
 	require.NotEqual(t, chosen(1), chosen(2))
 }
+
+// TestSteady judges made-up samples.
+func TestSteady(t *testing.T) {
+	run := func(change func(i int, s *sample)) error {
+		var all []*sample
+		for i := range 100 { // of 10 minutes, after one to warm up
+			s := &sample{at: time.Minute + time.Duration(i)*6*time.Second, goroutines: 50, fds: 30, heap: 4e6, redis: 6e6}
+			change(i, s)
+			all = append(all, s)
+		}
+		lines, err := steady(all, time.Minute, 10*time.Minute, time.Minute)
+		require.NotEmpty(t, lines)
+		return err
+	}
+	require.NoError(t, run(func(int, *sample) {}))
+	require.NoError(t, run(func(i int, s *sample) {
+		if i%5 == 0 { // now and then much, and at no time more than at another
+			s.goroutines, s.fds, s.heap, s.redis = 200, 200, 40e6, 40e6
+		}
+	}))
+	require.ErrorContains(t, run(func(i int, s *sample) { s.goroutines += int64(i / 5) }), "goroutines")
+	require.ErrorContains(t, run(func(i int, s *sample) { s.fds += int64(i / 5) }), "file descriptors")
+	require.ErrorContains(t, run(func(i int, s *sample) { s.heap += int64(i) * 30e3 }), "live heap")
+	require.ErrorContains(t, run(func(i int, s *sample) { s.redis += int64(i) * 20e3 }), "Redis")
+	require.ErrorContains(t, run(func(i int, s *sample) { s.at = 2 * time.Minute }), "too few")
+}
+
+// TestSoakSchedule has every fault of a soak be one that there is.
+func TestSoakSchedule(t *testing.T) {
+	l := &lab{seed: 1, soak: time.Minute, fleets: []*fleet{{name: "single", store: &store{}}}}
+	all := l.breakers()
+	require.Len(t, all, 3)
+	for _, b := range all {
+		require.Len(t, b.faults, 2)
+		for _, f := range b.faults {
+			require.NotNil(t, f.run)
+			require.NotEmpty(t, f.name)
+		}
+	}
+}

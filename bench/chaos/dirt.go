@@ -45,9 +45,9 @@ func (l *lab) dirtUntilError(ctx context.Context, n int) error {
 		}
 		bounded, cancel := context.WithTimeout(ctx, 15*time.Second)
 		if rand.IntN(10) == 0 {
-			err = transaction(bounded, transactional, rand.IntN(2) == 0)
+			err = l.transaction(bounded, transactional, rand.IntN(2) == 0)
 		} else {
-			err = plain.ProduceSync(bounded, dirty(rand.IntN(8))).FirstErr()
+			err = plain.ProduceSync(bounded, l.dirty(rand.IntN(8))).FirstErr()
 		}
 		cancel()
 		if err != nil {
@@ -56,12 +56,12 @@ func (l *lab) dirtUntilError(ctx context.Context, n int) error {
 	}
 }
 
-func transaction(ctx context.Context, client *kgo.Client, commit bool) error {
+func (l *lab) transaction(ctx context.Context, client *kgo.Client, commit bool) error {
 	if err := client.BeginTransaction(); err != nil {
 		return err
 	}
 	for range 5 {
-		if err := client.ProduceSync(ctx, dirty(0)).FirstErr(); err != nil {
+		if err := client.ProduceSync(ctx, l.dirty(0)).FirstErr(); err != nil {
 			return err
 		}
 	}
@@ -69,9 +69,9 @@ func transaction(ctx context.Context, client *kgo.Client, commit bool) error {
 }
 
 // dirty returns a record.
-func dirty(which int) *kgo.Record {
+func (l *lab) dirty(which int) *kgo.Record {
 	user := fmt.Sprintf("dirt_%d", rand.IntN(50))
-	at := time.Now().Add(time.Duration(rand.IntN(60)-40) * time.Second).UTC().Format(time.RFC3339Nano)
+	at := time.Now().Add(rand.N(l.early+l.late) - l.late).UTC().Format(time.RFC3339Nano)
 	value := fmt.Sprintf(`{"user_id":%q,"timestamp":%q,"page":"/"}`, user, at)
 	switch which {
 	case 0, 1:

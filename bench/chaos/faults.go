@@ -355,6 +355,13 @@ func (l *lab) breakers() []*breaker {
 		all = append(all, &breaker{lab: l, rand: rand.New(rand.NewPCG(l.seed, uint64(len(all)))), kind: k, fleet: f, faults: faults, gap: [2]time.Duration{least, most}})
 	}
 	for _, f := range l.fleets {
+		if l.soak > 0 {
+			gap := l.pause()
+			add(consumers, f, soakFaults[consumers], gap, gap)
+			add(stores, f, soakFaults[stores], gap, gap)
+			add(brokers, nil, soakFaults[brokers], gap, gap)
+			continue
+		}
 		add(consumers, f, consumerFaults, second, 8*second)
 		if f.store.cluster {
 			add(stores, f, clusterFaults, 2*second, 12*second)
@@ -362,7 +369,9 @@ func (l *lab) breakers() []*breaker {
 			add(stores, f, singleFaults, 2*second, 12*second)
 		}
 	}
-	add(brokers, nil, kafkaFaults, 4*second, 20*second)
+	if l.soak == 0 {
+		add(brokers, nil, kafkaFaults, 4*second, 20*second)
+	}
 	return all
 }
 

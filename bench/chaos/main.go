@@ -7,6 +7,7 @@
 //
 //	go run -C bench ./chaos -short                    about 90 seconds
 //	go run -C bench ./chaos -for 5m -kills 100
+//	go run -C bench ./chaos -soak 10m                 about 13 minutes
 //
 // Two groups of consumers count the same topic, one into each store. A schedule
 // from the seed decides what breaks; how it turns out depends on the moment, so
@@ -17,6 +18,11 @@
 // At intervals, while all goes on, each shard is read in one step and compared
 // with what the log holds up to the shard's own checkpoints: this is exact at
 // any moment. At the end, everything is compared with the whole log.
+//
+// With -soak faults are few, one after another has healed, and windows are
+// deleted as others come. What a consumer that lives throughout and Redis hold
+// in the calm between is compared, the beginning with the end: more at the end,
+// beyond a bound that is printed, is a failure.
 //
 // The consumers are the example's, with one file laid over it that tells their
 // heap and goroutines. One consumer of each group is never killed or stopped
@@ -51,6 +57,8 @@ type lab struct {
 	seed          uint64
 	window        time.Duration
 	retention     time.Duration
+	soak          time.Duration // 0: a storm
+	early, late   time.Duration // how far dirt's event times are beside now, at most
 	maxPartitions int
 	root          string // of the repository
 	work          string // folder for everything
@@ -90,13 +98,22 @@ func main() {
 	flag.BoolVar(&o.each, "each", true, "first each fault alone")
 	flag.BoolVar(&o.race, "race", false, "consumers with the race detector")
 	flag.BoolVar(&o.short, "short", false, "-each=false -brokers 1 -for 45s")
+	flag.DurationVar(&o.soak, "soak", 0, "instead of a storm, few faults for so long, at least 1m, and a verdict on what is used;\n-each=false -redis single -brokers 1 -consumers 2 -rate 3000 -users 20000 -window 5s -retention 40s")
 	flag.BoolVar(&o.keep, "keep", false, "keep the folder with all logs, which is kept on a failure anyway")
 	flag.Parse()
 	if o.short {
 		o.each, o.brokers, o.storm = false, 1, 45*time.Second
 	}
+	l := &lab{early: 20 * time.Second, late: 40 * time.Second}
+	if o.soak != 0 {
+		o.each, o.redis, o.brokers, o.consumers, o.rate, o.users = false, "single", 1, 2, 3000, 20_000
+		o.window = 5 * time.Second
+		// Nothing may be expired when it is counted first. The producer gives
+		// a record up after 10 seconds, and so does dirt.
+		o.retention, l.early, l.late = 40*time.Second, 3*time.Second, 7*time.Second
+	}
 	if flag.NArg() > 0 || !slices.Contains([]string{"single", "cluster", "both"}, o.redis) || o.consumers < 2 || o.brokers < 1 ||
-		o.window < time.Second || o.window%time.Second != 0 || o.retention != 0 && o.retention < 2*time.Minute {
+		o.window < time.Second || o.window%time.Second != 0 || o.retention != 0 && o.retention < 2*(l.early+l.late) || o.soak != 0 && (o.soak < time.Minute || o.short || o.kills > 0) {
 		flag.Usage()
 		os.Exit(2)
 	}
@@ -105,7 +122,7 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := o.run(ctx); err != nil {
+	if err := o.run(ctx, l); err != nil {
 		fmt.Printf("\nFAILED: %v\n", err)
 		os.Exit(1)
 	}
@@ -113,7 +130,7 @@ func main() {
 
 type options struct {
 	seed                                  uint64
-	storm, window, retention              time.Duration
+	storm, soak, window, retention        time.Duration
 	kills, brokers, partitions, consumers int
 	users                                 int
 	redis                                 string
@@ -121,8 +138,9 @@ type options struct {
 	each, race, short, keep               bool
 }
 
-func (o *options) run(ctx context.Context) (err error) {
-	l := &lab{seed: o.seed, window: o.window, retention: o.retention, maxPartitions: o.partitions + 4, began: time.Now(), enough: o.kills, reached: make(chan struct{})}
+func (o *options) run(ctx context.Context, l *lab) (err error) {
+	l.seed, l.window, l.retention, l.soak, l.maxPartitions = o.seed, o.window, o.retention, o.soak, o.partitions+4
+	l.began, l.enough, l.reached = time.Now(), o.kills, make(chan struct{})
 	l.ports.next = 20000 + rand.IntN(200)*10
 	if o.kills == 0 {
 		close(l.reached)

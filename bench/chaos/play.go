@@ -59,8 +59,14 @@ func (l *lab) play(ctx context.Context, o *options) error {
 	defer stop()
 	var beside sync.WaitGroup
 	beside.Go(func() { l.keepChecking(breaking, stop) })
-	beside.Go(func() { l.keepSampling(breaking) })
 	var errs []error
+	if l.soak > 0 {
+		errs = append(errs, l.calmly(breaking))
+		stop()
+		beside.Wait()
+		return errors.Join(append(errs, l.end(ctx))...)
+	}
+	beside.Go(func() { l.keepSampling(breaking) })
 	breakers := l.breakers()
 	if o.each {
 		l.log("each fault alone")
@@ -102,7 +108,12 @@ func (l *lab) play(ctx context.Context, o *options) error {
 		}
 	}
 	l.mu.Unlock()
-	errs = append(errs, l.finish(ctx))
+	return errors.Join(append(errs, l.end(ctx))...)
+}
+
+// end finishes, and returns all that went wrong.
+func (l *lab) end(ctx context.Context) error {
+	errs := []error{l.finish(ctx)}
 	for _, f := range l.fleets {
 		f.mu.Lock()
 		for _, wrong := range f.wrong {

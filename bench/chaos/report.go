@@ -107,7 +107,7 @@ func (l *lab) resources(f *fleet) {
 	fmt.Printf("  %8s %10s %6s %8s %10s %10s %10s %12s\n", "at", "goroutines", "fds", "threads", "heap MB", "RSS MB", "increments", "Redis MB")
 	step := max(1, len(all)/12)
 	for i, s := range all {
-		if i%step != 0 && !s.calm {
+		if i%step != 0 && (!s.calm || l.soak > 0) {
 			continue
 		}
 		redis := "away"
