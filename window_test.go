@@ -2,6 +2,7 @@ package tumble
 
 import (
 	"fmt"
+	"math/big"
 	"math/rand/v2"
 	"testing"
 	"time"
@@ -82,43 +83,124 @@ func TestCalendarWindows(t *testing.T) {
 	}
 }
 
-// slowDay walks back from t, second by second where it must, to the first
-// instant of which no earlier one had a local date as late.
-func slowDay(t time.Time, z *time.Location) time.Time {
-	date := func(t time.Time) string { return t.In(z).Format("2006-01-02") }
-	// The latest date that any instant up to t has had is the day that t is in.
-	day := date(t)
-	for back := time.Duration(0); back < 30*time.Hour; back += 15 * time.Minute {
-		day = max(day, date(t.Add(-back)))
+// A date counts days, so that dates can be compared.
+type date int
+
+// dateOf returns the local date at t.
+func dateOf(t time.Time, z *time.Location) date {
+	y, m, d := t.In(z).Date()
+	return date(time.Date(y, m, d, 0, 0, 0, 0, time.UTC).Unix() / 86400)
+}
+
+func (d date) midnight() time.Time { return time.Unix(int64(d)*86400, 0).UTC() } // in UTC
+
+// slowStart finds the first instant whose local date is d or later, minute by
+// minute and then second by second.
+func slowStart(d date, z *time.Location) time.Time {
+	at := d.midnight().Add(-50 * time.Hour)
+	for dateOf(at.Add(time.Minute), z) < d {
+		at = at.Add(time.Minute)
 	}
-	at := t.Add(-50 * time.Hour)
-	for _, step := range []time.Duration{time.Hour, time.Minute, time.Second} {
-		for date(at.Add(step)) < day {
-			at = at.Add(step)
+	for dateOf(at, z) < d {
+		at = at.Add(time.Second)
+	}
+	return at
+}
+
+// slowBounds finds a calendar's window that holds t by looking at dates.
+func slowBounds(c Calendar, z *time.Location, t time.Time) (start, end time.Time) {
+	// Clocks that go back over midnight do not bring a day back: t is in the
+	// latest that there has been.
+	first := dateOf(t, z)
+	for back := range 30 * 60 {
+		first = max(first, dateOf(t.Add(-time.Duration(back)*time.Minute), z))
+	}
+	begins := func(d date) bool {
+		switch c {
+		case Week:
+			return d.midnight().Weekday() == time.Monday
+		case Month:
+			return d.midnight().Day() == 1
 		}
+		return true
 	}
-	return at.Add(time.Second).Truncate(time.Second)
+	for !begins(first) {
+		first--
+	}
+	next := first + 1
+	for !begins(next) {
+		next++
+	}
+	return slowStart(first, z), slowStart(next, z)
 }
 
 var zones = []string{
 	"UTC", "Europe/Berlin", "America/Sao_Paulo", "America/St_Johns", "Asia/Gaza", "Pacific/Apia", "Africa/Cairo", "Asia/Tehran",
 	"America/Havana", "Atlantic/Azores", "America/Nuuk", "Asia/Kathmandu", "Australia/Lord_Howe", "Pacific/Kwajalein",
+	"Africa/Monrovia", "Asia/Manila", "America/Juneau", "Europe/Dublin", "Antarctica/Troll",
 }
 
-func FuzzCalendarDay(f *testing.F) {
-	for i := range zones {
-		f.Add(int64(1162092600), uint8(i)) // 2006-10-29 in St. John's
-		f.Add(int64(1325239200), uint8(i))
-	}
-	f.Fuzz(func(t *testing.T, sec int64, z uint8) {
-		sec %= 4e9
-		loc := zone(t, zones[int(z)%len(zones)])
-		at := time.Unix(sec, 0)
-		start, end := Window{Calendar: Day, Zone: loc}.Bounds(at)
-		require.True(t, !at.Before(start) && at.Before(end), "%v is not in [%v, %v)", at, start, end)
-		if sec > 0 { // offsets were no whole minutes before standard time
-			require.True(t, start.Equal(slowDay(at, loc)), "%v in %v: %v, not %v", at, loc, start, slowDay(at, loc))
+func FuzzCalendar(f *testing.F) {
+	for z := range zones {
+		for c := Day; c <= Month; c++ {
+			f.Add(int64(1162092600), uint8(c), uint8(z)) // 2006-10-29 in St. John's: the clock went back over midnight
+			f.Add(int64(1162089059), uint8(c), uint8(z)) // the second before it did
+			f.Add(int64(1162090859), uint8(c), uint8(z)) // and after: the day before, by the clock
+			f.Add(int64(1325239200), uint8(c), uint8(z)) // 2011-12-30, which Apia left out
+			f.Add(int64(1541332800), uint8(c), uint8(z)) // 2018-11-04, which had no midnight in Sao Paulo
+			f.Add(int64(1518921000), uint8(c), uint8(z)) // 2018-02-18 02:30, in the hour there that came twice before midnight
+			f.Add(int64(1078012800), uint8(c), uint8(z)) // a 29th of February
+			f.Add(int64(-3225223728), uint8(c), uint8(z))
+			f.Add(int64(minTime), uint8(c), uint8(z))
+			f.Add(int64(maxTime-1), uint8(c), uint8(z))
 		}
+	}
+	f.Fuzz(func(t *testing.T, sec int64, c, z uint8) {
+		at := between(sec, 0)
+		w := Window{Calendar: Day + Calendar(c%3), Zone: zone(t, zones[int(z)%len(zones)])}
+		start, end := w.Bounds(at)
+		wantStart, wantEnd := slowBounds(w.Calendar, w.Zone, at)
+		require.True(t, start.Equal(wantStart) && end.Equal(wantEnd), "%v of %v is [%v, %v), not [%v, %v)", w, at, start, end, wantStart, wantEnd)
+		require.True(t, !at.Before(start) && at.Before(end), "%v: %v is not in [%v, %v)", w, at, start, end)
+	})
+}
+
+// between returns a time that may be counted, sec if that is one.
+func between(sec, nano int64) time.Time {
+	if sec < minTime || sec >= maxTime {
+		sec = minTime + int64(uint64(sec)%uint64(maxTime-minTime))
+	}
+	return time.Unix(sec, int64(uint64(nano)%1e9)).UTC()
+}
+
+func FuzzFixed(f *testing.F) {
+	for _, w := range []Window{
+		{Size: time.Minute}, {Size: time.Millisecond}, {Size: maxSize}, {Size: 7 * 24 * time.Hour, Offset: 4 * 24 * time.Hour},
+		{Size: time.Hour, Offset: time.Hour - time.Millisecond}, {Size: maxSize, Offset: maxSize - time.Millisecond},
+	} {
+		for _, sec := range []int64{0, -1, 1696163696, minTime, maxTime - 1} {
+			f.Add(sec, int64(0), w.Size.Milliseconds(), w.Offset.Milliseconds())
+			f.Add(sec, int64(999_999_999), w.Size.Milliseconds(), w.Offset.Milliseconds())
+		}
+	}
+	f.Fuzz(func(t *testing.T, sec, nano, size, offset int64) {
+		at := between(sec, nano)
+		w := Window{Size: time.Millisecond * time.Duration(1+uint64(size-1)%uint64(maxSize.Milliseconds()))}
+		w.Offset = time.Millisecond * time.Duration(uint64(offset)%uint64(w.Size.Milliseconds()))
+		require.NoError(t, w.Validate())
+		same, err := ParseWindow(w.String())
+		require.NoError(t, err)
+		require.Equal(t, w, same)
+
+		// The n-th window from the epoch, of numbers that have no end.
+		now := new(big.Int).Add(new(big.Int).Mul(big.NewInt(at.Unix()), big.NewInt(1e9)), big.NewInt(int64(at.Nanosecond())))
+		length, shift := big.NewInt(int64(w.Size)), big.NewInt(int64(w.Offset))
+		n := new(big.Int).Div(new(big.Int).Sub(now, shift), length) // rounds down, length being positive
+		want := n.Mul(n, length).Add(n, shift)
+		start, end := w.Bounds(at)
+		require.Equal(t, want.String(), big.NewInt(start.UnixNano()).String(), "%v of %v starts %v", w, at, start)
+		require.Equal(t, w.Size, end.Sub(start))
+		require.True(t, !at.Before(start) && at.Before(end), "%v: %v is not in [%v, %v)", w, at, start, end)
 	})
 }
 
