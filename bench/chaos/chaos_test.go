@@ -152,14 +152,19 @@ func TestSchedule(t *testing.T) {
 // TestSteady judges made-up samples.
 func TestSteady(t *testing.T) {
 	run := func(change func(i int, s *sample)) error {
-		var all []*sample
-		for i := range 100 { // of 10 minutes, after one to warm up
-			s := &sample{at: time.Minute + time.Duration(i)*6*time.Second, goroutines: 50, fds: 30, heap: 4e6, redis: 6e6}
+		var first, last []*sample
+		for i := range 100 {
+			s := &sample{goroutines: 50, fds: 30, heap: 4e6, redis: 6e6}
 			change(i, s)
-			all = append(all, s)
+			switch {
+			case i < 20:
+				first = append(first, s)
+			case i >= 80:
+				last = append(last, s)
+			}
 		}
-		lines, err := steady(all, time.Minute, 10*time.Minute, time.Minute)
-		require.NotEmpty(t, lines)
+		lines, err := steady(first, last)
+		require.Len(t, lines, 1+len(growth))
 		return err
 	}
 	require.NoError(t, run(func(int, *sample) {}))
@@ -172,7 +177,8 @@ func TestSteady(t *testing.T) {
 	require.ErrorContains(t, run(func(i int, s *sample) { s.fds += int64(i / 5) }), "file descriptors")
 	require.ErrorContains(t, run(func(i int, s *sample) { s.heap += int64(i) * 30e3 }), "live heap")
 	require.ErrorContains(t, run(func(i int, s *sample) { s.redis += int64(i) * 20e3 }), "Redis")
-	require.ErrorContains(t, run(func(i int, s *sample) { s.at = 2 * time.Minute }), "too few")
+	_, err := steady(make([]*sample, fewest), nil)
+	require.ErrorContains(t, err, "too few")
 }
 
 // TestSoakSchedule has every fault of a soak be one that there is.

@@ -20,8 +20,8 @@
 // any moment. At the end, everything is compared with the whole log.
 //
 // With -soak faults are few, one after another has healed, and windows are
-// deleted as others come. What a consumer that lives throughout and Redis hold
-// in the calm between is compared, the beginning with the end: more at the end,
+// deleted as others come. What a consumer that lives throughout and Redis use in
+// the minute before the faults is compared with the minute after them: more,
 // beyond a bound that is printed, is a failure.
 //
 // The consumers are the example's, with one file laid over it that tells their

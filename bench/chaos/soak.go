@@ -15,11 +15,12 @@ import (
 // warm is how long it takes until as many windows are deleted as come.
 func (l *lab) warm() time.Duration { return l.retention + 4*l.window }
 
-// span is the time at the beginning and at the end that are compared.
-func (l *lab) span() time.Duration { return min(time.Minute, l.soak/3) }
+// span is how long nothing breaks at the beginning and at the end, which are
+// compared.
+func (l *lab) span() time.Duration { return min(time.Minute, l.soak/4) }
 
 // pause is the calm between one fault and the next.
-func (l *lab) pause() time.Duration { return min(max(l.soak/30, 5*second), 20*second) }
+func (l *lab) pause() time.Duration { return min(max(l.soak/30, 3*second), 20*second) }
 
 var soakFaults = map[kind][]fault{
 	consumers: {named("consumer killed", consumerFaults), named("consumer leaves", consumerFaults)},
@@ -30,7 +31,7 @@ var soakFaults = map[kind][]fault{
 			select {
 			case <-n.child.done:
 			case <-time.After(20 * second):
-				return errors.New("Redis did not shut down")
+				return errors.New("the server does not shut down")
 			}
 			defer n.forget()
 			return b.restarted(ctx, n)
@@ -62,22 +63,19 @@ func (l *lab) calmly(ctx context.Context) error {
 	if err := l.rest(ctx, l.warm()); err != nil {
 		return err
 	}
-	for _, f := range l.fleets {
-		f.watch.forget()
+	l.log("nothing breaks for %v", l.span())
+	first := time.Since(l.began)
+	if err := l.rest(ctx, l.span()); err != nil {
+		return err
 	}
-	l.log("few faults, for %v", l.soak)
-	began := time.Now()
+	faults := l.soak - 2*l.span()
+	l.log("few faults for %v", faults)
 	order := rand.New(rand.NewPCG(l.seed, 99))
-	for round := []one(nil); time.Since(began) < l.soak; round = round[1:] {
+	began := time.Since(l.began)
+	for round := []one(nil); time.Since(l.began) < began+faults; round = round[1:] {
 		if len(round) == 0 {
 			round = slices.Clone(all)
 			order.Shuffle(len(round), func(i, j int) { round[i], round[j] = round[j], round[i] })
-		}
-		if err := l.rest(ctx, min(l.pause(), l.soak-time.Since(began))); err != nil {
-			return err
-		}
-		if time.Since(began)+l.pause() >= l.soak {
-			break // what it ends with is calm
 		}
 		now := round[0]
 		done := now.b.strike(context.WithoutCancel(ctx), now.f, true)
@@ -90,13 +88,18 @@ func (l *lab) calmly(ctx context.Context) error {
 			}
 		}
 		done.healed = time.Now()
+		if err := l.rest(ctx, l.pause()); err != nil {
+			return err
+		}
 	}
-	if err := l.rest(ctx, l.soak-time.Since(began)); err != nil {
+	l.log("nothing breaks for %v", l.span())
+	last := time.Since(l.began)
+	if err := l.rest(ctx, l.span()); err != nil {
 		return err
 	}
 	var errs []error
 	for _, f := range l.fleets {
-		lines, err := steady(f.watch.since(began.Sub(l.began)), began.Sub(l.began), l.soak, l.span())
+		lines, err := steady(f.watch.between(first, first+l.span()), f.watch.between(last, time.Since(l.began)))
 		for _, line := range lines {
 			l.final = append(l.final, f.name+": "+line)
 		}
@@ -113,7 +116,7 @@ func (l *lab) rest(ctx context.Context, d time.Duration) error {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-time.After(l.span() / 20): // 1 to 3 seconds
+		case <-time.After(l.span() / 20): // up to 3 seconds
 		}
 		for _, f := range l.fleets {
 			if s, err := f.watch.sample(ctx, true); err != nil {
@@ -126,23 +129,16 @@ func (l *lab) rest(ctx context.Context, d time.Duration) error {
 	return nil
 }
 
-// since returns the samples that were taken from a time on.
-func (w *watch) since(at time.Duration) (some []*sample) {
+// between returns the samples that were taken between two times.
+func (w *watch) between(from, to time.Duration) (some []*sample) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, s := range w.samples {
-		if s.at >= at {
+		if from <= s.at && s.at <= to {
 			some = append(some, s)
 		}
 	}
 	return some
-}
-
-// forget drops the samples there are.
-func (w *watch) forget() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.samples = nil
 }
 
 // Growth is what may come on top of what was there in the first span: a share,
@@ -160,25 +156,16 @@ var growth = []struct {
 	{"Redis, MB", 1e6, 0.10, 0.3, func(s *sample) int64 { return s.redis }},
 }
 
-// fewest is how many samples a span needs to be judged.
+// fewest is how many samples are needed to judge.
 const fewest = 4
 
-// steady compares the samples of the first span with those of the last one, by
-// the least of each: what is kept is there in all of them, and a call that is
-// under way is not. An error names what has grown beyond its bound.
-func steady(samples []*sample, began, soak, span time.Duration) (lines []string, err error) {
-	var first, last []*sample
-	for _, s := range samples {
-		switch at := s.at - began; {
-		case at <= span:
-			first = append(first, s)
-		case at >= soak-span:
-			last = append(last, s)
-		}
-	}
-	lines = append(lines, fmt.Sprintf("what is used in the calm: the least of %d samples of the first %v, and of %d of the last", len(first), span, len(last)))
+// steady compares the samples of the beginning with those of the end, by the
+// least of each: what is kept is there in all of them, and a call that is under
+// way is not. An error names what has grown beyond its bound.
+func steady(first, last []*sample) (lines []string, err error) {
+	lines = append(lines, fmt.Sprintf("what is used: the least of %d samples of the beginning, and of %d of the end", len(first), len(last)))
 	if len(first) < fewest || len(last) < fewest {
-		return lines, fmt.Errorf("%d calm samples at the beginning and %d at the end are too few to judge", len(first), len(last))
+		return lines, fmt.Errorf("%d samples of the beginning and %d of the end are too few to judge", len(first), len(last))
 	}
 	var errs []error
 	for _, g := range growth {
