@@ -107,7 +107,7 @@ var ofSinks = []directed{
 	{"TestLayoutOutOfDate", mutation{"one layout: Count", "sink/redis/reader.go", "before.shards != 0 && before.shards != l.shards {\n\t\t\treturn false, err\n\t\t}\n\t\tms", "false {\n\t\t\treturn false, err\n\t\t}\n\t\tms", "looks for a count in the wrong shard"}},
 	{"TestLayoutOutOfDate", mutation{"one layout: Range", "sink/redis/reader.go", "before.shards != 0 && before.shards != l.shards {\n\t\t\treturn false, err\n\t\t}\n\t\tstarts", "false {\n\t\t\treturn false, err\n\t\t}\n\t\tstarts", "looks for a count in the wrong shard"}},
 	{"TestLayoutOutOfDate", mutation{"one layout: Top and Scan", "sink/redis/page.go", "if all[i].shards != 0 && all[i].shards != l.shards {", "if false {", "looks for counts in the wrong shards"}},
-	{"TestFlushAll", mutation{"the layout that is stored", "sink/redis/layout.go", "l != nil && l.id == id {", "l != nil {", "looks for a count in the wrong shard"}},
+	{"TestFlushAll", mutation{"the layout that is stored", "sink/redis/layout.go", "l != nil && l.id == id {", "l != nil && id != \"\" {", "looks for a count in the wrong shard"}},
 	{"TestReaderOutOfDate", mutation{"a bucket that was split: Count", "sink/redis/reader.go", "if now <= n || bucketOf(hash, now) == i {", "if true {", "does not find a count that has moved"}},
 	{"TestReaderOutOfDate", mutation{"a bucket that was split: Range", "sink/redis/reader.go", "if now > ns[i] && bucketOf", "if now < ns[i] && bucketOf", "does not find a count that has moved"}},
 	{"TestGrowsWhileRead", mutation{"buckets that came", "sink/redis/page.go", "\tif n, err = s.countBuckets(ctx, base, window); err != nil || to >= n {\n\t\treturn 0, err\n\t}\n\treturn to, nil\n", "\treturn 0, nil\n", "misses counts that have moved"}},

@@ -177,25 +177,30 @@ var readerRules = []Rule{
 	}),
 
 	rule("Reader/a page is final in every shard", docPage, func(c *check) {
-		p := c.open(minutes)
-		l := p.register("clicks/0", first())
-		l.some()
-		for i := range p.shards {
-			p.page(false, false, fmt.Sprintf("%d of %d shards have passed the window", i, len(p.shards)))
-			l.apply(i, l.batch(i, minute(1)))
+		for last := range c.open(minutes).shards {
+			p := c.under(last).open(minutes)
+			l := p.register("clicks/0", first())
+			l.some()
+			for i := range p.shards {
+				if i != last {
+					l.apply(i, l.batch(i, minute(1)))
+				}
+			}
+			p.page(false, false, fmt.Sprintf("all shards but %d have passed the window", last))
+			l.apply(last, l.batch(last, minute(1)))
+			p.page(true, false, "all shards have passed the window")
 		}
-		p.page(true, false, "all shards have passed the window")
 	}),
 
 	rule("Reader/a page is expired in some shard", docPageExpired, func(c *check) {
-		p := c.open(keeping)
-		l := p.register("clicks/0", first())
-		l.some()
-		l.add(minute(3))
-		p.page(true, false, "no shard has passed retention")
-		for i := range slices.Backward(p.shards) {
-			l.apply(i, l.batch(i, minute(5)))
-			p.page(false, true, fmt.Sprintf("shard %d has passed retention", i))
+		for one := range c.open(keeping).shards {
+			p := c.under(one).open(keeping)
+			l := p.register("clicks/0", first())
+			l.some()
+			l.add(minute(3))
+			p.page(true, false, "no shard has passed retention")
+			l.apply(one, l.batch(one, minute(5)))
+			p.page(false, true, fmt.Sprintf("shard %d has passed retention", one))
 		}
 	}),
 
