@@ -36,6 +36,7 @@ func runSourceScenarios(t *testing.T, c cluster) {
 		"RecreatedIdle": sourceRecreatedIdle,
 		"Gap":           sourceGap,
 		"Truncated":     sourceTruncated,
+		"GrewSince":     sourceGrewSince,
 		"Latest":        sourceLatest,
 		"Growth":        sourceGrowth,
 		"Group":         sourceGroup,
@@ -472,6 +473,29 @@ func sourceGap(t *testing.T, c cluster) {
 		chunk, err := p.Fetch(ctx, 8)
 		require.NoError(t, err)
 		require.Equal(t, "8", chunk.Events[0].Key)
+		return nil
+	}))
+}
+
+// Another process may have counted what came since this one looked where the log
+// ends, a moment ago: that is no truncation.
+func sourceGrewSince(t *testing.T, c cluster) {
+	topic := c.create(t, 1)
+	cl := c.client(t)
+	produce(t, cl, topic, 0, numbered("", 5)...)
+	stored := whole0(t, c.config(topic, 0))
+	s, err := New(c.config(topic, 0))
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	require.NoError(t, s.Run(ctx, func(ctx context.Context, p tumble.Partition) error {
+		defer cancel()
+		for _, stored.Offset = range []int64{5, 8} {
+			to, err := p.Resume(ctx, stored)
+			require.NoError(t, err)
+			require.True(t, to.Same(stored), "%v", to)
+			produce(t, cl, topic, 0, numbered("", 3)...)
+		}
 		return nil
 	}))
 }
