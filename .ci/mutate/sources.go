@@ -33,7 +33,7 @@ var ofSources = []directed{
 	{"TestSourceOnFakeCluster/#00/Truncated", mutation{"truncated", "source/kafka/partition.go", "\t\tcase stored.Offset > b.last:\n", "\t\tcase false:\n", "takes other records for those that were counted"}},
 	{"TestSourceOnFakeCluster/#00/Truncated", mutation{"truncated, counted once more", "source/kafka/partition.go", "Log: joinLog(name, truncations+1), Origin: b.first", "Log: joinLog(name, truncations+1)[:len(name)], Origin: b.first", "compares offsets of two logs"}},
 	{"TestSourceOnFakeCluster/#00/Gap", mutation{"a gap", "source/kafka/partition.go", "\t\tcase stored.Offset < b.first:\n", "\t\tcase false:\n", "keeps quiet about what retention took"}},
-	{"TestSourceOnFakeCluster/#00/Quiet", mutation{"a no is looked up", "source/kafka/partition.go", "if !fresh || !fine(b) {", "if !fresh {", "says that a log was truncated which has grown"}},
+	{"TestSourceOnFakeCluster/#00/GrewSince", mutation{"a no is looked up", "source/kafka/partition.go", "if !fresh || !fine(b) {", "if !fresh {", "says that a log was truncated which has grown"}},
 	{"TestRules/all/Resume/gone", mutation{"out of range", "source/kafka/fetch.go", "if got.code == codeOffsetOutOfRange {", "if false {", "asks for ever for what is gone"}},
 	{"TestRules/all/Chunk/rejected_once", mutation{"rejected once", "source/kafka/partition.go", "\tif offset < r.upTo {\n\t\treturn false\n\t}\n", "", "books a record for every time that it is read"}},
 	{"TestSourceOnFakeCluster/#00/Rejects", mutation{"usable times", "source/kafka/partition.go", "s < minTime || s >= maxTime {", "s < minTime && s >= maxTime {", "overflows"}},
