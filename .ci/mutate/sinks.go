@@ -51,7 +51,7 @@ var ofSinks = []directed{
 	{"TestRetention/single", mutation{"a deleted window does not come back", applyLua, "if not gone or tonumber(start) >= gone then", "if true then", "revives windows that were deleted"}},
 	{"TestRetention/single", mutation{"deleted by the frontier only", applyLua, "local gone = published and tonumber((select(2, split(published))))", "local gone = published and tonumber((select(2, split(to))))", "deletes what other partitions still add to"}},
 	{"TestRetention/single", mutation{"deletes a piece at a time", applyLua, "while n > 1 and room > 0 do", "while n > 1 do", "holds up the server"}},
-	{"TestWritersOutOfDate", mutation{"a bucket that was split", applyLua, "if guess >= w.n or modulus(i, guess) == modulus(i, w.n) then", "if true then", "counts where nobody looks"}},
+	{"TestWritersOutOfDate", mutation{"a bucket that was split", applyLua, "elseif w and (guess > w.n or modulus(tonumber(i), guess) == modulus(tonumber(i), w.n)) then", "elseif w then", "counts where nobody looks"}},
 	{"TestWritersOutOfDate|TestModel/single", mutation{"modulus", applyLua, "if i >= p or i < n - p then return 2 * p end", "if i >= p then return 2 * p end", "counts where nobody looks"}},
 	{"TestWritersOutOfDate|TestModel/single", mutation{"linear hashing", applyLua, "\tif i >= n then i = i - p end\n", "", "counts where nobody looks"}},
 	{"TestModel/single", mutation{"a split moves", applyLua, "if hash(all[j]) % (2 * p) ~= i then side = go end", "", "leaves counts where nobody looks"}},

@@ -279,17 +279,21 @@ func TestEncode(t *testing.T) {
 		return n
 	}
 	for len(args) > 0 {
-		window, buckets, bucket, n := args[0], number(args[1]), number(args[2]), number(args[3])
-		require.LessOrEqual(t, n, groupSize)
+		window, buckets, groups := args[0], number(args[1]), number(args[2])
 		if window == strconv.FormatInt(noon.UnixMilli(), 10) {
 			require.Equal(t, 5, buckets)
 		}
-		for i := range n {
-			field := args[4+i]
-			require.EqualValues(t, bucket, bucketOf(hashOf(field), uint32(buckets)))
-			got[window+" "+keyOf(field)] = int64(number(args[4+n+i]))
+		args = args[3:]
+		for range groups {
+			bucket, n := number(args[0]), number(args[1])
+			require.LessOrEqual(t, n, groupSize)
+			for i := range n {
+				field := args[2+i]
+				require.EqualValues(t, bucket, bucketOf(hashOf(field), uint32(buckets)))
+				got[window+" "+keyOf(field)] = int64(number(args[2+n+i]))
+			}
+			args = args[2+2*n:]
 		}
-		args = args[4+2*n:]
 	}
 	require.Equal(t, want, got)
 

@@ -256,7 +256,7 @@ type place struct {
 	delta  int32
 }
 
-// encode appends deltas to args as groups of one window and bucket each. The
+// encode appends deltas to args as apply.lua wants them, by window and bucket. The
 // arguments share no memory with the deltas: a client may still send them when
 // the call has long been given up.
 func (s *shard) encode(args []string, deltas []tumble.Delta) ([]string, error) {
@@ -295,26 +295,32 @@ func (s *shard) encode(args []string, deltas []tumble.Delta) ([]string, error) {
 		add(func() { text.Write(strconv.AppendInt(digits[:0], n, 10)) })
 	}
 	for len(places) > 0 {
-		n := 1
-		for n < len(places) && n < groupSize && places[n].window == places[0].window && places[n].bucket == places[0].bucket {
-			n++
+		window := places[0].window
+		number(window)
+		number(int64(known[window]))
+		groups, counted := 0, len(args)
+		args = append(args, "")
+		for ; len(places) > 0 && places[0].window == window; groups++ {
+			n := 1
+			for n < len(places) && n < groupSize && places[n].window == window && places[n].bucket == places[0].bucket {
+				n++
+			}
+			number(int64(places[0].bucket))
+			number(int64(n))
+			for _, p := range places[:n] {
+				add(func() {
+					if strings.HasPrefix(deltas[p.delta].Key, marker) {
+						text.WriteString(marker)
+					}
+					text.WriteString(deltas[p.delta].Key)
+				})
+			}
+			for _, p := range places[:n] {
+				number(deltas[p.delta].N)
+			}
+			places = places[n:]
 		}
-		number(places[0].window)
-		number(int64(known[places[0].window]))
-		number(int64(places[0].bucket))
-		number(int64(n))
-		for _, p := range places[:n] {
-			add(func() {
-				if strings.HasPrefix(deltas[p.delta].Key, marker) {
-					text.WriteString(marker)
-				}
-				text.WriteString(deltas[p.delta].Key)
-			})
-		}
-		for _, p := range places[:n] {
-			number(deltas[p.delta].N)
-		}
-		places = places[n:]
+		args[counted] = strconv.Itoa(groups)
 	}
 	return args, nil
 }

@@ -1,9 +1,9 @@
 -- Adds increments and moves a checkpoint, both or neither.
 --
 -- ARGV: partition; the checkpoint it must have, without marks; the one it gets;
--- the definition's id; Grace in ms; the number of shards; then groups of
--- increments: window, the number of buckets it was thought to have, the bucket
--- under that number, n, n fields, n increments.
+-- the definition's id; Grace in ms; the number of shards; then by window: the
+-- window, the number of buckets it was thought to have, the number of groups,
+-- and these: the bucket under that number, n, n fields, n increments.
 --
 -- Returns {'conflict', stored or ''}, {'id'}, {'overflow', key, field}, each
 -- of which has changed nothing, or {'ok', window, buckets, keys, ...}.
@@ -52,7 +52,7 @@ local function hash(field)
 end
 
 local function bucket(start, i)
-	return base .. ':' .. start .. ':' .. string.format('%.0f', i)
+	return base .. ':' .. start .. ':' .. i
 end
 
 local used, order, writes, fresh = {}, {}, {}, 0
@@ -61,7 +61,7 @@ local used, order, writes, fresh = {}, {}, {}, 0
 local function window(start, guess)
 	local w = used[start]
 	if w then return w end
-	w = {start = start, new = 0}
+	w = {start = start, new = 0, prefix = bucket(start, '')}
 	local first = bucket(start, 0)
 	local n = redis.call('HGET', first, marker)
 	if n then
@@ -83,7 +83,7 @@ end
 -- add computes n counts of one bucket, and returns the field of one that would
 -- be too large.
 local function add(w, i, fields, f, counts, c, n)
-	local key = bucket(w.start, i)
+	local key = w.prefix .. i
 	local old = redis.call('HMGET', key, unpack(fields, f, f + n - 1))
 	local set, new = {}, 0
 	for j = 1, n do
@@ -104,18 +104,21 @@ end
 
 local at = 7
 while ARGV[at] do
-	local start, guess = ARGV[at], tonumber(ARGV[at + 1])
-	local i, n = tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
-	local f, c = at + 4, at + 4 + n
-	at = c + n
+	local start, guess, groups = ARGV[at], tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
+	at = at + 3
+	local w
 	-- A window that may have been deleted must not come back.
-	if not gone or tonumber(start) >= gone then
-		local w = window(start, guess)
+	if not gone or tonumber(start) >= gone then w = window(start, guess) end
+	for _ = 1, groups do
+		local i, n = ARGV[at], tonumber(ARGV[at + 1])
+		local f, c = at + 2, at + 2 + n
+		at = c + n
 		local key, field
-		if guess >= w.n or modulus(i, guess) == modulus(i, w.n) then
-			key, field = add(w, address(i, w.n), ARGV, f, ARGV, c, n)
-			if key then return {'overflow', key, field} end
-		else -- the bucket was split since
+		if w and guess == w.n then -- nearly always
+			key, field = add(w, i, ARGV, f, ARGV, c, n)
+		elseif w and (guess > w.n or modulus(tonumber(i), guess) == modulus(tonumber(i), w.n)) then
+			key, field = add(w, address(tonumber(i), w.n), ARGV, f, ARGV, c, n)
+		elseif w then -- the bucket was split since
 			local by = {}
 			for j = 0, n - 1 do
 				local to = address(hash(ARGV[f + j]), w.n)
@@ -128,9 +131,10 @@ while ARGV[at] do
 			end
 			for to, g in pairs(by) do
 				key, field = add(w, to, g[1], 1, g[2], 1, #g[1])
-				if key then return {'overflow', key, field} end
+				if key then break end
 			end
 		end
+		if key then return {'overflow', key, field} end
 	end
 end
 for _, w in ipairs(order) do fresh = fresh + w.new end
