@@ -267,9 +267,9 @@ func (p *program) run(pick ...string) (*failure, error) {
 }
 
 // again runs tests that have failed: once might be chance. Those that lose a
-// race need not do so each time.
+// race need not do so each time, so it tries for a while.
 func (p *program) again(pick ...string) error {
-	for range 5 {
+	for end := time.Now().Add(p.limit / 2); time.Now().Before(end); {
 		if failed, err := p.run(pick...); failed != nil || err != nil {
 			return err
 		}
