@@ -58,11 +58,7 @@ func main() {
 	only := flag.String("run", "", "only mutations whose name or file contains this `text`")
 	jobs := flag.Int("jobs", 2, "how many run side by side")
 	flag.Parse()
-	var todo []directed
-	for _, m := range mutations {
-		todo = append(todo, directed{"", m})
-	}
-	todo = slices.DeleteFunc(slices.Concat(todo, ofSinks, ofSources), func(d directed) bool {
+	todo := slices.DeleteFunc(slices.Concat(ofRoot, ofSinks, ofSources), func(d directed) bool {
 		return !strings.Contains(d.name, *only) && !strings.Contains(d.file, *only)
 	})
 	began := time.Now()
@@ -146,7 +142,7 @@ func (d directed) try(file string, whole *program) (string, error) {
 	s := mutant.suite
 	var picks [][]string
 	if d.tests != "" {
-		picks = append(picks, []string{"-test.run", d.tests})
+		picks = append(picks, []string{"-test.run", d.tests, "-test.timeout", "20s"})
 	}
 	picks = append(picks, []string{"-test.skip", join(s.skip, s.last)})
 	if s.last != "" {
@@ -239,7 +235,7 @@ func (p *program) run(pick ...string) (*failure, error) {
 	// A mutant may also go on for ever, which is noticed too.
 	ctx, cancel := context.WithTimeout(context.Background(), p.limit+10*time.Second)
 	defer cancel()
-	args := slices.Concat(pick, []string{"-test.failfast", "-test.timeout", p.limit.String()}, p.args)
+	args := slices.Concat([]string{"-test.failfast", "-test.timeout", p.limit.String()}, pick, p.args)
 	cmd := exec.CommandContext(ctx, p.file, args...)
 	cmd.Dir = p.folder
 	out, err := cmd.CombinedOutput()
