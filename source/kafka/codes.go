@@ -24,10 +24,10 @@ func passing(err error) bool {
 }
 
 // silent reports whether err is that brokers did not answer, or had no answer
-// yet: they did not refuse.
+// yet: they did not refuse, and nothing is wrong at our end.
 func silent(err error) bool {
 	var code kafkago.Error
-	return passing(err) || !errors.As(err, &code) && !errors.Is(err, errNoTopic)
+	return passing(err) || !errors.As(err, &code) && !errors.Is(err, errNoTopic) && !errors.As(err, new(*fatalError))
 }
 
 // codeError turns an error code of the protocol into an error; 0 is nil.

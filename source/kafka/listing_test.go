@@ -38,6 +38,12 @@ func TestListing(t *testing.T) {
 	require.NoError(t, err)
 	require.Contains(t, all, topic+"/0")
 
+	other, err := New(c.config(topic, 7))
+	require.NoError(t, err)
+	_, err = other.Partitions(t.Context(), nil)
+	require.ErrorContains(t, err, "Config.Partitions holds 7")
+	require.NotErrorIs(t, err, tumble.ErrUnavailable, "what is wrong here stays wrong")
+
 	c.delete(t, topic)
 	_, err = source.Partitions(t.Context(), nil)
 	require.ErrorContains(t, err, "does not exist")

@@ -307,9 +307,10 @@ func (s *Source) Partitions(ctx context.Context, stored map[string]tumble.Checkp
 	switch {
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
-	case silent(err) && asked.Err() != nil && !passing(err):
-		return nil, fmt.Errorf("kafka: no answer from %v in time: %w: %w", s.addr, err, tumble.ErrUnavailable)
 	case silent(err):
+		if asked.Err() != nil && !passing(err) {
+			err = fmt.Errorf("no answer from %v in time: %w", s.addr, err)
+		}
 		return nil, fmt.Errorf("kafka: %w: %w", err, tumble.ErrUnavailable)
 	case errors.Is(err, errNoTopic):
 		return nil, fmt.Errorf("kafka: topic %q does not exist at %v", s.cfg.Topic, s.addr)
@@ -327,7 +328,7 @@ func (s *Source) partitions(ctx context.Context, stored map[string]tumble.Checkp
 	}
 	for _, p := range s.cfg.Partitions {
 		if _, ok := lay.partitions[p]; !ok {
-			return nil, fmt.Errorf("Config.Partitions holds %d, topic %q has %d partitions", p, s.cfg.Topic, len(lay.partitions))
+			return nil, &fatalError{fmt.Errorf("Config.Partitions holds %d, topic %q has %d partitions", p, s.cfg.Topic, len(lay.partitions))}
 		}
 	}
 	known := false
