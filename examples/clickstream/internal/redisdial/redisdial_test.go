@@ -42,7 +42,22 @@ func TestConnectNamesTheAddress(t *testing.T) {
 // stuck returns the address of a server that greets, and then hangs.
 func stuck(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "localhost:0")
+	return serve(t, func(c net.Conn) {
+		for s := bufio.NewScanner(c); s.Scan(); {
+			switch s.Text() {
+			case "HELLO":
+				fmt.Fprint(c, "%2\r\n+version\r\n+7.0.0\r\n+proto\r\n:3\r\n")
+			case "CLIENT":
+				fmt.Fprint(c, "+OK\r\n")
+			}
+		}
+	})
+}
+
+// serve returns the address of a server that hangs up when talk returns.
+func serve(t *testing.T, talk func(net.Conn)) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	t.Cleanup(func() { l.Close() })
 	go func() {
@@ -53,14 +68,7 @@ func stuck(t *testing.T) string {
 			}
 			go func() {
 				defer c.Close()
-				for s := bufio.NewScanner(c); s.Scan(); {
-					switch s.Text() {
-					case "HELLO":
-						fmt.Fprint(c, "%2\r\n+version\r\n+7.0.0\r\n+proto\r\n:3\r\n")
-					case "CLIENT":
-						fmt.Fprint(c, "+OK\r\n")
-					}
-				}
+				talk(c)
 			}()
 		}
 	}()
@@ -87,24 +95,11 @@ func certified(t *testing.T, ip string) (tls.Certificate, *x509.CertPool) {
 // handshakes returns the address of a server that hangs up after the handshake,
 // if it knows one.
 func handshakes(t *testing.T, config *tls.Config) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return // closed
-			}
-			go func() {
-				defer c.Close()
-				if config != nil {
-					_ = tls.Server(c, config).Handshake()
-				}
-			}()
+	return serve(t, func(c net.Conn) {
+		if config != nil {
+			_ = tls.Server(c, config).Handshake()
 		}
-	}()
-	return l.Addr().String()
+	})
 }
 
 // A server that refuses TLS, or wants it, or wants to see a certificate, is
