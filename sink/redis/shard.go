@@ -341,7 +341,7 @@ func (s *shard) guess(places []place) map[int64]uint32 {
 			continue
 		}
 		keys, before := expected[window], time.UnixMilli(window)
-		for range lookBack {
+		for n := 0; n < lookBack && before.After(minNanos); n++ {
 			before, _ = s.def.Window.Bounds(before.Add(-1))
 			ms := before.UnixMilli()
 			keys = max(keys, s.sizes[ms].keys, expected[ms])
