@@ -5,16 +5,25 @@ import (
 	"strings"
 )
 
-// A table finds the counter of a window and key: open addressing with linear
-// probing, entries apart from slots. A Go map is no choice here: assigning
-// through a borrowed key stores the borrowed string header, even for a key that
-// is present. The table also hashes once an event, whatever its window, and
-// needs no pass over itself when a batch is sealed (BenchmarkPipeline).
+// A table holds the increments of a partition's open batches, by key and window:
+// open addressing with linear probing from a key's hash to its entry, and from
+// there a short list of counters. A Go map is no choice here: assigning through a
+// borrowed key stores the borrowed string header, even for a key that is present.
+// The table also hashes once an event, whatever its window, and needs no pass
+// over itself when a batch is sealed (BenchmarkPipeline).
+//
+// A catch-up runs through many windows of each key. The counters that a sealed
+// batch leaves are used again first, so that all that is looked at stays in the
+// processor's cache.
 type table struct {
-	lanes   uint64
-	seed    maphash.Seed
-	entries []entry
-	slots   []uint64 // hash, index in entries + 1, 32 bits each; 0: free
+	lanes    uint64
+	seed     maphash.Seed
+	slots    []uint64 // hash, index in entries + 1, 32 bits each; 0: free
+	entries  []entry
+	counters []counter
+	free     int32           // id of a counter + 1; 0: none is free
+	used     int             // counters that are not free
+	far      map[place]int32 // ids of the counters that are in no entry's list any more
 
 	hashes [atOnce]uint32 // of the events that were prepared
 	seen   uint64         // for prepare, which must seem to be of use
@@ -22,27 +31,35 @@ type table struct {
 
 const (
 	minSlots = 1 << 10
-	perEntry = 4       // windows that a key is counted in before it takes more room: those of a flush in a catch-up
+	maxList  = 8       // counters in an entry's list: the windows of a batch in a catch-up
 	atOnce   = 32      // events that are prepared together
 	maxIdle  = 1 << 15 // entries that are kept for their keys to come again
 )
 
-// An entry is a key, the lane it belongs to, and its increments in that lane's
-// open batch, for some windows. It outlives the batch, so that a key that comes
-// again costs neither a Hash nor a copy.
+// An entry is a key and the lane it belongs to. It outlives the batch, so that a
+// key that comes again costs neither a Hash nor a copy.
 type entry struct {
-	key      string
-	lane     int32
-	counters [perEntry]counter
+	key    string
+	lane   int32
+	newest int32 // id of its newest counter + 1; 0: it has none
 }
 
+// A counter is an increment in the open batch of its entry's lane.
 type counter struct {
 	window int64 // start
-	n      int64 // 0: free
+	n      int64
+	entry  int32
+	next   int32 // id + 1 of the entry's next older counter, or of the next free one; 0: none
+}
+
+// A place is what a counter counts.
+type place struct {
+	entry  int32
+	window int64
 }
 
 func newTable(lanes int) table {
-	return table{lanes: uint64(lanes), seed: maphash.MakeSeed(), slots: make([]uint64, minSlots)}
+	return table{lanes: uint64(lanes), seed: maphash.MakeSeed(), slots: make([]uint64, minSlots), far: make(map[place]int32)}
 }
 
 func (t *table) hash(key string) uint32 { return uint32(maphash.String(t.seed, key)) }
@@ -67,54 +84,20 @@ func (t *table) prepare(events []Event) {
 	}
 }
 
-// find returns the counter of window and key, whose hash is h, its id, and the
-// key's lane. The counter is free if the open batch has none of them yet.
-//
-// A key has an entry that its hash leads to. While all counters of that are
-// taken by other windows, which in a catch-up may be many, further ones have an
-// entry that the hash of key and window leads to. All counters of a key become
-// free at once, when its lane is sealed, so a window that has a counter there
-// does not find a free one in the first entry.
-func (t *table) find(h uint32, window int64, key string) (c *counter, id int32, lane int32) {
+// find returns the index of the entry of a key, whose hash is h.
+func (t *table) find(h uint32, key string) int32 {
 	mask := uint32(len(t.slots) - 1)
 	at := h & mask
-	lane = -1
-	for t.slots[at] != 0 {
-		slot := t.slots[at]
-		at = (at + 1) & mask
-		if uint32(slot>>32) != h {
-			continue
-		}
-		index := int32(uint32(slot) - 1)
-		e := &t.entries[index]
-		if e.key != key {
-			continue
-		}
-		free := -1
-		for i := range e.counters {
-			switch c := &e.counters[i]; {
-			case c.n == 0:
-				free = i
-			case c.window == window:
-				return c, perEntry*index + int32(i), e.lane
+	for ; t.slots[at] != 0; at = (at + 1) & mask {
+		if slot := t.slots[at]; uint32(slot>>32) == h {
+			if index := uint32(slot) - 1; t.entries[index].key == key {
+				return int32(index)
 			}
 		}
-		if free >= 0 {
-			c := &e.counters[free]
-			c.window = window
-			return c, perEntry*index + int32(free), e.lane
-		}
-		if lane < 0 {
-			key, lane = e.key, e.lane
-			h ^= uint32(uint64(window) * 0x9e3779b97f4a7c15 >> 32)
-			at = h & mask
-		}
-	}
-	if lane < 0 {
-		key, lane = strings.Clone(key), int32(Hash(key)%t.lanes)
 	}
 	index := int32(len(t.entries))
-	t.entries = append(t.entries, entry{key: key, lane: lane})
+	key = strings.Clone(key)
+	t.entries = append(t.entries, entry{key: key, lane: int32(Hash(key) % t.lanes)})
 	t.slots[at] = uint64(h)<<32 | uint64(index+1)
 	if 2*len(t.entries) > len(t.slots) {
 		old := t.slots
@@ -123,9 +106,7 @@ func (t *table) find(h uint32, window int64, key string) (c *counter, id int32, 
 			t.take(slot)
 		}
 	}
-	c = &t.entries[index].counters[0]
-	c.window = window
-	return c, perEntry * index, lane
+	return index
 }
 
 // take gives a slot of an earlier table, if it is not free, its place.
@@ -141,35 +122,80 @@ func (t *table) take(slot uint64) {
 	t.slots[at] = slot
 }
 
-// counter returns the counter with an id.
-func (t *table) counter(id int32) *counter { return &t.entries[id/perEntry].counters[id%perEntry] }
-
-// shrink forgets the entries that are in no open batch, once they are many.
-func (t *table) shrink(lanes []*lane) {
-	if len(t.entries) < maxIdle {
-		return
-	}
-	live := 0
-	for _, ln := range lanes {
-		live += len(ln.open)
-	}
-	if len(t.entries) < 4*live {
-		return
-	}
-	moved := make([]int32, len(t.entries)) // new index + 1
-	kept := make([]entry, 0, max(2*live, minSlots))
-	for _, ln := range lanes {
-		for i, id := range ln.open {
-			to := &moved[id/perEntry]
-			if *to == 0 {
-				kept = append(kept, t.entries[id/perEntry])
-				*to = int32(len(kept))
-			}
-			ln.open[i] = perEntry*(*to-1) + id%perEntry
+// add counts an event of an entry's key in a window. It returns the id of the
+// counter, and whether it is a new one.
+func (t *table) add(index int32, window int64) (id int32, fresh bool) {
+	e := &t.entries[index]
+	var last, before *counter
+	listed := 0
+	for at := e.newest; at > 0; listed++ {
+		before, last = last, &t.counters[at-1]
+		if last.window == window {
+			last.n++
+			return at - 1, false
 		}
+		at = last.next
+	}
+	if listed == maxList {
+		if id, ok := t.far[place{index, window}]; ok {
+			t.counters[id].n++
+			return id, false
+		}
+		t.far[place{index, last.window}] = before.next - 1
+		before.next = 0
+	}
+	t.used++
+	if id = t.free - 1; id >= 0 {
+		t.free = t.counters[id].next
+	} else {
+		id = int32(len(t.counters))
+		t.counters = append(t.counters, counter{})
+	}
+	t.counters[id] = counter{window: window, n: 1, entry: index, next: e.newest}
+	e.newest = id + 1
+	return id, true
+}
+
+// release frees a counter. All counters of an entry are in one batch, and so are
+// released together.
+func (t *table) release(id int32) {
+	c := &t.counters[id]
+	t.entries[c.entry].newest = 0
+	if len(t.far) > 0 {
+		delete(t.far, place{c.entry, c.window})
+	}
+	*c = counter{next: t.free}
+	t.free = id + 1
+	t.used--
+}
+
+// shrink forgets the entries that have no counters, once they are many.
+func (t *table) shrink() {
+	if len(t.entries) < max(maxIdle, 4*t.used) {
+		return
+	}
+	kept := make([]entry, 0, max(2*t.used, minSlots))
+	moved := make([]int32, len(t.entries)) // new index + 1
+	for i := range t.entries {
+		e := &t.entries[i]
+		if e.newest == 0 {
+			continue
+		}
+		for at := e.newest; at > 0; at = t.counters[at-1].next {
+			t.counters[at-1].entry = int32(len(kept))
+		}
+		kept = append(kept, *e)
+		moved[i] = int32(len(kept))
+	}
+	far := t.far
+	t.far = make(map[place]int32)
+	for p, id := range far {
+		p.entry = moved[p.entry] - 1
+		t.counters[id].entry = p.entry
+		t.far[p] = id
 	}
 	slots, size := t.slots, minSlots
-	for size < 4*live {
+	for size < 4*t.used {
 		size *= 2
 	}
 	t.entries, t.slots = kept, make([]uint64, size)

@@ -438,9 +438,9 @@ func (ln *lane) empty() bool { return !ln.busy && len(ln.queue) == 0 && len(ln.o
 func (ln *lane) seal(partition string, t *table, to Checkpoint, deltas []Delta) {
 	deltas = slices.Grow(deltas, len(ln.open))
 	for _, id := range ln.open {
-		c := t.counter(id)
-		deltas = append(deltas, Delta{Window: time.Unix(0, c.window).UTC(), Key: t.entries[id/perEntry].key, N: c.n})
-		c.n = 0
+		c := &t.counters[id]
+		deltas = append(deltas, Delta{Window: time.Unix(0, c.window).UTC(), Key: t.entries[c.entry].key, N: c.n})
+		t.release(id)
 	}
 	ln.queue = append(ln.queue, &parcel{Batch{partition, ln.sealed, to, deltas}, ln.tally})
 	ln.sealed = to
@@ -454,7 +454,7 @@ func (ln *lane) seal(partition string, t *table, to Checkpoint, deltas []Delta) 
 func (ln *lane) drop(t *table) (events int64, increments int) {
 	events, increments = ln.tally.events(), len(ln.open)
 	for _, id := range ln.open {
-		t.counter(id).n = 0
+		t.release(id)
 	}
 	ln.open, ln.tally = ln.open[:0], tally{}
 	for _, b := range ln.queue {
@@ -592,19 +592,18 @@ func (a *aggregator) count(ch Chunk, soonest int64) (r reading, err error) {
 			continue
 		}
 		sp := a.spans.of(ns)
-		counter, id, lane := a.table.find(a.table.hashes[i%atOnce], sp.start, ev.Key)
-		ln := a.lanes[lane]
+		entry := a.table.find(a.table.hashes[i%atOnce], ev.Key)
+		ln := a.lanes[a.table.entries[entry].lane]
 		if ln.ahead {
 			r.replayed++
 		} else if !a.wm.passed(sp.final) || a.late(ln, ev, sp) {
-			if counter.n == 0 {
+			if id, fresh := a.table.add(entry, sp.start); fresh {
 				r.increments++
 				ln.open = append(ln.open, id)
 				if n := len(ln.open); n == sealAt || n >= sealBusy {
 					a.full = append(a.full, ln)
 				}
 			}
-			counter.n++
 			ln.tally.counted++
 			if ns > soonest {
 				ln.tally.ahead++
@@ -622,7 +621,7 @@ func (a *aggregator) count(ch Chunk, soonest int64) (r reading, err error) {
 	a.pos = ch.Next
 	a.sealFull()
 	a.pass()
-	a.table.shrink(a.lanes)
+	a.table.shrink()
 	if a.pos != pos || a.wm != wm {
 		a.stale = true
 	}
