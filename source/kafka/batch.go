@@ -117,8 +117,9 @@ func (b *batch) aborts() (bool, error) {
 	if b.codec() != 0 {
 		return false, garbled("a control batch is compressed")
 	}
-	r := walk(b, b.records)
-	rec, ok, err := r.next()
+	var rec record
+	w := walk(b, b.records)
+	ok, err := w.next(&rec)
 	if err != nil {
 		return false, err
 	}
@@ -168,32 +169,33 @@ func walk(b *batch, records []byte) walker {
 
 var errRecord = garbled("a record does not fit its length")
 
-// next returns the next record; false: there is none.
-func (w *walker) next() (r record, ok bool, err error) {
+// next sets r to the next record; false: there is none.
+func (w *walker) next(r *record) (ok bool, err error) {
 	if w.left == 0 {
 		if len(w.p) != 0 {
-			return r, false, garbled("%d bytes follow the last record", len(w.p))
+			return false, garbled("%d bytes follow the last record", len(w.p))
 		}
-		return r, false, nil
+		return false, nil
 	}
 	size, start := varint(w.p, 0)
 	if start < 0 || size < minRecord-1 || size > int64(len(w.p)-start) {
-		return r, false, garbled("a record of %d bytes, %d are left", size, len(w.p))
+		return false, garbled("a record of %d bytes, %d are left", size, len(w.p))
 	}
 	p := w.p[start : start+int(size)]
 	deltaTime, i := varint(p, 1) // after the attributes, of which none is in use
 	delta, i := varint(p, i)
 	n, i := varint(p, i)
 	if i < 0 || n > int64(len(p)-i) {
-		return r, false, errRecord
+		return false, errRecord
 	}
+	r.key, r.value, r.headers, r.count = nil, nil, nil, 0
 	if n >= 0 {
 		r.key = p[i : i+int(n) : i+int(n)]
 		i += int(n)
 	}
 	n, i = varint(p, i)
 	if i < 0 || n > int64(len(p)-i) {
-		return r, false, errRecord
+		return false, errRecord
 	}
 	if n >= 0 {
 		r.value = p[i : i+int(n) : i+int(n)]
@@ -201,24 +203,24 @@ func (w *walker) next() (r record, ok bool, err error) {
 	}
 	n, i = varint(p, i)
 	if i < 0 || n < 0 || n > int64(len(p)-i) {
-		return r, false, errRecord
+		return false, errRecord
 	}
 	if n > 0 {
 		r.headers, r.count = p[i:], int(n)
 		for range 2 * n {
 			var size int64
 			if size, i = varint(p, i); i < 0 || size > int64(len(p)-i) {
-				return r, false, errRecord
+				return false, errRecord
 			}
 			i += int(max(0, size))
 		}
 	}
 	if i != len(p) {
-		return r, false, errRecord
+		return false, errRecord
 	}
 	r.offset = w.base + delta
 	if r.offset <= w.before || r.offset > w.last {
-		return r, false, garbled("offset %d follows %d, the last is %d", r.offset, w.before, w.last)
+		return false, garbled("offset %d follows %d, the last is %d", r.offset, w.before, w.last)
 	}
 	if r.time = w.append; r.time < 0 {
 		if r.time = -1; w.time >= 0 {
@@ -228,7 +230,7 @@ func (w *walker) next() (r record, ok bool, err error) {
 	w.before = r.offset
 	w.left--
 	w.p = w.p[start+int(size):]
-	return r, true, nil
+	return true, nil
 }
 
 // varint reads a zigzag varint at p[i] and returns what comes after it; -1: it

@@ -92,7 +92,8 @@ func readBatches(p []byte, aborted []abortedTxn, from int64, limit int) (all []r
 	var spent []*buffer
 	next = from
 	for {
-		rec, st, err := r.next(&f, next, &spent)
+		var rec record
+		st, err := r.next(&rec, &f, next, &spent)
 		if err != nil {
 			r.close(&spent)
 			for _, b := range spent {

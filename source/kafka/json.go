@@ -47,11 +47,7 @@ func JSON(key, timestamp string) Decode {
 		}
 		known := seen.last.Load()
 		var found [2]field
-		var ok bool
-		if known != nil {
-			found, ok = known.match(m.Value)
-		}
-		if !ok {
+		if known == nil || !known.match(m.Value, &found) {
 			var err error
 			if found, err = fields(m.Value, &names); err != nil {
 				return dst, err

@@ -210,6 +210,13 @@ func load(b []byte, i int) uint64 {
 	if i+8 <= len(b) {
 		return binary.LittleEndian.Uint64(b[i:])
 	}
+	return loadLast(b, i)
+}
+
+func loadLast(b []byte, i int) uint64 {
+	if len(b) >= 8 {
+		return binary.LittleEndian.Uint64(b[len(b)-8:]) >> (8 * uint(i+8-len(b)))
+	}
 	var last [8]byte
 	copy(last[:], b[i:])
 	return binary.LittleEndian.Uint64(last[:])

@@ -9,9 +9,16 @@ import (
 // that are values. A document that has the shape of one that was checked, with
 // plain text in these places, need not be scanned for its structure
 // (BenchmarkJSONClicks). It has nearly always the shape of the one before.
-type shape struct {
-	constant []string // before each value, with its first quote, and after the last one
-	asked    [2]int   // which of the values are those of the fields that were asked for
+type shape struct{ parts []part }
+
+// A part is what is the same in each document: from the end of a value, or the
+// beginning, to the start of the next value, with the quotes of both.
+type part struct {
+	text  string
+	head  uint64 // its first bytes, at most eight
+	mask  uint64 // those of a word that head has
+	tail  uint64 // its last eight bytes, if it has more than eight
+	asked uint8  // which of the fields that were asked for begin after it: bits
 }
 
 // shapes is the shape that a decoder has seen last.
@@ -23,15 +30,32 @@ const (
 	shapeSize   = 4096 // bytes of a document that has a shape, at most
 )
 
+func partOf(text string) part {
+	p := part{text: text, head: load([]byte(text), 0), mask: 1<<(8*len(text)) - 1}
+	if n := len(text); n > 8 {
+		p.tail = load([]byte(text), n-8)
+	}
+	return p
+}
+
 // match finds the fields of b, which may be any bytes, if b has the shape. What
 // it finds fields finds, too.
-func (s *shape) match(b []byte) (found [2]field, ok bool) {
+func (s *shape) match(b []byte, found *[2]field) bool {
 	i := 0
-	for n, c := range s.constant {
-		if len(b)-i < len(c) || string(b[i:i+len(c)]) != c {
-			return found, false
+	for n := range s.parts {
+		// Most parts are short: two words tell it sooner than a call does. Behind
+		// the end of b they are zeros, which no part holds.
+		p, size := &s.parts[n], len(s.parts[n].text)
+		if load(b, i)&p.mask != p.head {
+			return false
 		}
-		if i += len(c); n == len(s.constant)-1 {
+		if size > 16 && (len(b)-i < size || string(b[i:i+size]) != p.text) {
+			return false
+		}
+		if size > 8 && load(b, i+size-8) != p.tail {
+			return false
+		}
+		if i += size; n == len(s.parts)-1 {
 			break
 		}
 		f := field{start: i, kind: '"'}
@@ -42,14 +66,15 @@ func (s *shape) match(b []byte) (found [2]field, ok bool) {
 			}
 			i += 8
 		}
-		f.end = i // the constant begins with a quote, or this is no plain string
-		for a, index := range s.asked {
-			if index == n {
-				found[a] = f
-			}
+		f.end = i // the next part begins with a quote, or this is no plain string
+		if p.asked&1 != 0 {
+			found[0] = f
+		}
+		if p.asked&2 != 0 {
+			found[1] = f
 		}
 	}
-	return found, i == len(b) && i > 0
+	return i == len(b) && i > 0
 }
 
 // unplain is special, but that bytes from 0x80 are not plain either, as they would
@@ -63,9 +88,10 @@ func unplain(w uint64) uint64 {
 
 // learn takes the shape of b, in which fields found what was asked for.
 func (s *shapes) learn(b []byte, found *[2]field) {
-	learned := &shape{asked: [2]int{-1, -1}}
+	learned := new(shape)
+	var asked uint8
 	done := 0
-	for i := 0; i < len(b) && len(learned.constant) < shapeValues; i++ {
+	for i := 0; i < len(b) && len(learned.parts) < shapeValues; i++ {
 		if b[i] != '"' {
 			continue // quotes are around strings only: b is valid
 		}
@@ -75,17 +101,19 @@ func (s *shapes) learn(b []byte, found *[2]field) {
 		if next := space(b, end+1); escaped || next < len(b) && b[next] == ':' {
 			continue
 		}
+		p := partOf(string(b[done:start]))
 		for a := range found {
 			if found[a].start == start {
-				learned.asked[a] = len(learned.constant)
+				p.asked |= 1 << a
 			}
 		}
-		learned.constant = append(learned.constant, string(b[done:start]))
+		asked |= p.asked
+		learned.parts = append(learned.parts, p)
 		done = end
 	}
-	learned.constant = append(learned.constant, string(b[done:]))
-	if learned.asked[0] < 0 || learned.asked[1] < 0 || len(b) > shapeSize {
-		learned = &shape{} // of no document
+	learned.parts = append(learned.parts, partOf(string(b[done:])))
+	if asked != 3 || len(b) > shapeSize {
+		learned = new(shape) // of no document
 	}
 	s.last.Store(learned)
 }

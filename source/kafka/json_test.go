@@ -369,18 +369,16 @@ func TestJSONShape(t *testing.T) {
 		found, err := fields([]byte(doc), &[2]string{"user_id", "timestamp"})
 		require.NoError(t, err)
 		seen.learn([]byte(doc), &found)
-		matched, ok := seen.last.Load().match([]byte(strings.Replace(doc, "12:34", "12:35", 1)))
-		require.True(t, ok)
+		var matched [2]field
+		require.True(t, seen.last.Load().match([]byte(strings.Replace(doc, "12:34", "12:35", 1)), &matched))
 		require.Equal(t, found, matched)
 	}
 	none := strings.Replace(click, "user_123", `user\u0031`, 1)
 	found, err := fields([]byte(none), &[2]string{"user_id", "timestamp"})
 	require.NoError(t, err)
 	seen.learn([]byte(none), &found)
-	_, ok := seen.last.Load().match([]byte(none))
-	require.False(t, ok)
-	_, ok = seen.last.Load().match(nil)
-	require.False(t, ok)
+	require.False(t, seen.last.Load().match([]byte(none), &found))
+	require.False(t, seen.last.Load().match(nil, &found))
 }
 
 func TestJSONConcurrent(t *testing.T) {

@@ -336,8 +336,9 @@ func (p *partition) begin(s *segment) {
 // read decodes records into p.events until there are enough of them, the
 // segment at hand is read, or it cannot go on. p.pos tells how far it came.
 func (p *partition) read() error {
+	var r record
 	for len(p.events) < chunkEvents {
-		r, status, err := p.reader.next(&p.filter, p.pos, &p.spent)
+		status, err := p.reader.next(&r, &p.filter, p.pos, &p.spent)
 		switch {
 		case err != nil:
 			return err
@@ -364,14 +365,13 @@ func (p *partition) decode(r *record) error {
 		}
 		return nil
 	}
-	m := Message{Topic: p.src.cfg.Topic, Partition: p.n, Offset: r.offset, Time: r.at(), Key: r.key, Value: r.value, headers: r.headers, count: int64(r.count)}
 	n := len(p.events)
-	events, err := p.src.cfg.Decode(p.events, m)
+	events, err := p.src.cfg.Decode(p.events, p.message(r))
 	if err == nil {
-		err = p.judge(events[n:], &m)
+		err = p.judge(events[n:], r)
 	}
 	if err != nil {
-		return p.reject(&m, err)
+		return p.reject(p.message(r), err)
 	}
 	p.events = events
 	if len(events) == n && p.about.once(r.offset) {
@@ -380,28 +380,39 @@ func (p *partition) decode(r *record) error {
 	return nil
 }
 
-// judge gives the events of m their offset and looks at their times.
-func (p *partition) judge(events []tumble.Event, m *Message) error {
-	var limit time.Time
-	if ahead := p.src.cfg.MaxAhead; ahead >= 0 && !m.Time.IsZero() {
-		limit = m.Time.Add(ahead)
+// message returns r as Decode sees it.
+func (p *partition) message(r *record) Message {
+	return Message{Topic: p.src.cfg.Topic, Partition: p.n, Offset: r.offset, Time: r.at(), Key: r.key, Value: r.value, headers: r.headers, count: int64(r.count)}
+}
+
+// judge gives the events of r their offset and looks at their times.
+func (p *partition) judge(events []tumble.Event, r *record) error {
+	ahead := p.src.cfg.MaxAhead
+	judged := ahead >= 0 && r.time >= 0
+	soon := maxTime // an event before that second is not too far ahead
+	if judged {
+		soon = min(soon, r.time/1000+int64(ahead/time.Second))
 	}
 	for i := range events {
 		e := &events[i]
-		e.Offset = m.Offset
-		if s := e.Time.Unix(); s < minTime || s >= maxTime {
+		e.Offset = r.offset
+		s := e.Time.Unix()
+		if s >= minTime && s < soon {
+			continue
+		}
+		if s < minTime || s >= maxTime {
 			return fmt.Errorf("event time %s is not in the years 1700 to 2199", e.Time.UTC().Format(time.RFC3339))
 		}
-		if !limit.IsZero() && e.Time.After(limit) {
-			return fmt.Errorf("event time %s is more than %v beyond the record's own, %s", e.Time.UTC().Format(time.RFC3339Nano), p.src.cfg.MaxAhead, m.Time.Format(time.RFC3339Nano))
+		if judged && e.Time.After(r.at().Add(ahead)) {
+			return fmt.Errorf("event time %s is more than %v beyond the record's own, %s", e.Time.UTC().Format(time.RFC3339Nano), ahead, r.at().Format(time.RFC3339Nano))
 		}
 	}
 	return nil
 }
 
-func (p *partition) reject(m *Message, cause error) error {
+func (p *partition) reject(m Message, cause error) error {
 	first := p.about.once(m.Offset)
-	r := Rejected{Topic: m.Topic, Partition: m.Partition, Offset: m.Offset, Cause: cause, Message: *m}
+	r := Rejected{Topic: m.Topic, Partition: m.Partition, Offset: m.Offset, Cause: cause, Message: m}
 	switch {
 	case !first:
 	case p.src.cfg.OnReject != nil:
@@ -472,51 +483,51 @@ func (r *batchReader) begin(s *segment) {
 	r.seg, r.rest, r.inside = s, s.data, false
 }
 
-// next returns the next record at or after from. What is read to its end goes
-// to spent.
-func (r *batchReader) next(f *filter, from int64, spent *[]*buffer) (rec record, st status, err error) {
+// next sets rec to the next record at or after from. What is read to its end
+// goes to spent.
+func (r *batchReader) next(rec *record, f *filter, from int64, spent *[]*buffer) (st status, err error) {
 	for r.seg != nil {
 		if !r.inside {
 			if len(r.rest) == 0 {
 				err = r.seg.err
 				r.close(spent)
-				return rec, atSegmentEnd, err
+				return atSegmentEnd, err
 			}
 			if r.rest, err = r.batch.parse(r.rest); err != nil {
-				return rec, atRecord, err
+				return atRecord, err
 			}
 			if err = r.batch.check(); err != nil {
-				return rec, atRecord, fmt.Errorf("batch at offset %d: %w", r.batch.base, err)
+				return atRecord, fmt.Errorf("batch at offset %d: %w", r.batch.base, err)
 			}
 			drop, err := f.drops(&r.batch)
 			if err != nil {
-				return rec, atRecord, err
+				return atRecord, err
 			}
 			if drop || r.batch.next() <= from {
-				return rec, atBatchEnd, nil
+				return atBatchEnd, nil
 			}
 			records := r.batch.records
 			if c := r.batch.codec(); c != codecNone {
 				if r.plain, err = r.unpack.unpack(c, records); err != nil {
-					return rec, atRecord, fmt.Errorf("batch at offset %d: %w", r.batch.base, err)
+					return atRecord, fmt.Errorf("batch at offset %d: %w", r.batch.base, err)
 				}
 				records = r.plain.b
 			}
 			r.walker, r.inside = walk(&r.batch, records), true
 		}
-		var ok bool
-		if rec, ok, err = r.walker.next(); err != nil {
-			return rec, atRecord, fmt.Errorf("batch at offset %d: %w", r.batch.base, err)
+		ok, err := r.walker.next(rec)
+		if err != nil {
+			return atRecord, fmt.Errorf("batch at offset %d: %w", r.batch.base, err)
 		}
 		if !ok {
 			r.leave(spent)
-			return rec, atBatchEnd, nil
+			return atBatchEnd, nil
 		}
 		if rec.offset >= from {
-			return rec, atRecord, nil
+			return atRecord, nil
 		}
 	}
-	return rec, atSegmentEnd, nil
+	return atSegmentEnd, nil
 }
 
 func (r *batchReader) leave(spent *[]*buffer) {
