@@ -103,17 +103,16 @@ func (t *table) find(h uint32, key string) int32 {
 		old := t.slots
 		t.slots = make([]uint64, 2*len(old))
 		for _, slot := range old {
-			t.take(slot)
+			if slot != 0 {
+				t.take(slot)
+			}
 		}
 	}
 	return index
 }
 
-// take gives a slot of an earlier table, if it is not free, its place.
+// take gives a slot of an earlier table its place.
 func (t *table) take(slot uint64) {
-	if slot == 0 {
-		return
-	}
 	mask := uint32(len(t.slots) - 1)
 	at := uint32(slot>>32) & mask
 	for t.slots[at] != 0 {
@@ -174,19 +173,20 @@ func (t *table) shrink() {
 	if len(t.entries) < max(maxIdle, 4*t.used) {
 		return
 	}
-	kept := make([]entry, 0, max(2*t.used, minSlots))
 	moved := make([]int32, len(t.entries)) // new index + 1
+	kept := t.entries[:0]
 	for i := range t.entries {
-		e := &t.entries[i]
+		e := t.entries[i]
 		if e.newest == 0 {
 			continue
 		}
 		for at := e.newest; at > 0; at = t.counters[at-1].next {
 			t.counters[at-1].entry = int32(len(kept))
 		}
-		kept = append(kept, *e)
+		kept = append(kept, e)
 		moved[i] = int32(len(kept))
 	}
+	clear(t.entries[len(kept):])
 	far := t.far
 	t.far = make(map[place]int32)
 	for p, id := range far {
@@ -194,14 +194,23 @@ func (t *table) shrink() {
 		t.counters[id].entry = p.entry
 		t.far[p] = id
 	}
-	slots, size := t.slots, minSlots
-	for size < 4*t.used {
+	slots := make([]uint64, 0, len(kept))
+	for _, slot := range t.slots {
+		if index := uint32(slot); index > 0 && moved[index-1] > 0 {
+			slots = append(slots, slot>>32<<32|uint64(moved[index-1]))
+		}
+	}
+	size := minSlots
+	for size < 2*max(maxIdle, 4*len(kept)) {
 		size *= 2
 	}
-	t.entries, t.slots = kept, make([]uint64, size)
+	if size < len(t.slots)/2 { // there were far more keys than there are now
+		t.entries, t.slots = append(make([]entry, 0, size/2), kept...), make([]uint64, size)
+	} else {
+		t.entries = kept
+		clear(t.slots)
+	}
 	for _, slot := range slots {
-		if index := uint32(slot); index > 0 && moved[index-1] > 0 {
-			t.take(slot>>32<<32 | uint64(moved[index-1]))
-		}
+		t.take(slot)
 	}
 }

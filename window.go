@@ -437,9 +437,13 @@ func (ln *lane) empty() bool { return !ln.busy && len(ln.queue) == 0 && len(ln.o
 // deltas is an empty slice to use.
 func (ln *lane) seal(partition string, t *table, to Checkpoint, deltas []Delta) {
 	deltas = slices.Grow(deltas, len(ln.open))
-	for _, id := range ln.open {
+	var window time.Time
+	for i, id := range ln.open {
 		c := &t.counters[id]
-		deltas = append(deltas, Delta{Window: time.Unix(0, c.window).UTC(), Key: t.entries[c.entry].key, N: c.n})
+		if i == 0 || c.window != window.UnixNano() {
+			window = time.Unix(0, c.window).UTC()
+		}
+		deltas = append(deltas, Delta{Window: window, Key: t.entries[c.entry].key, N: c.n})
 		t.release(id)
 	}
 	ln.queue = append(ln.queue, &parcel{Batch{partition, ln.sealed, to, deltas}, ln.tally})

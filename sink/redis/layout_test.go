@@ -322,20 +322,22 @@ func TestGuess(t *testing.T) {
 		1 + lookBack: 1, last - 1: 1, // that is too long ago
 		last + 1: 2, last + lookBack: 2, // after the last
 	} {
-		require.Equal(t, map[int64]uint32{at(minute): want}, s.guess([]place{{window: at(minute)}}), "minute %d", minute)
+		one := []portion{{window: at(minute), keys: 1}}
+		s.guess(one)
+		require.Equal(t, want, one[0].buckets, "minute %d", minute)
 	}
-	many := make([]place, 48*30+1)
-	for i := range many {
-		many[i].window = at(3)
-	}
-	require.Equal(t, map[int64]uint32{at(3): 30}, s.guess(many))
+	many := []portion{{window: at(3), keys: 48*30 + 1}}
+	s.guess(many)
+	require.EqualValues(t, 30, many[0].buckets)
 
-	var row []place // a catch-up brings many windows at once
+	var row []portion // a catch-up brings many windows at once, in any order
 	for minute := last + 1; minute < last+3*lookBack; minute++ {
-		row = append(row, place{window: at(minute)})
+		row = append(row, portion{window: at(minute), keys: 1})
 	}
-	for window, n := range s.guess(row) {
-		require.EqualValues(t, 2, n, "%v", time.UnixMilli(window))
+	slices.Reverse(row[lookBack:])
+	s.guess(row)
+	for _, p := range row {
+		require.EqualValues(t, 2, p.buckets, "%v", time.UnixMilli(p.window))
 	}
 }
 

@@ -6,7 +6,6 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
-	"maps"
 	"math/rand/v2"
 	"slices"
 	"strconv"
@@ -249,105 +248,135 @@ func (s *shard) learn(triples []rueidis.RedisMessage) {
 	}
 }
 
-// place is where a delta goes.
-type place struct {
-	window int64
-	bucket uint32
-	delta  int32
+// A portion is the deltas of one window.
+type portion struct {
+	window  int64
+	keys    uint32
+	buckets uint32   // that the window has, or shall begin with
+	places  []uint64 // bucket and index of a delta, 32 bits each
 }
 
 // encode appends deltas to args as apply.lua wants them, by window and bucket. The
 // arguments share no memory with the deltas: a client may still send them when
 // the call has long been given up.
 func (s *shard) encode(args []string, deltas []tumble.Delta) ([]string, error) {
-	places := make([]place, len(deltas))
-	size := 0
-	for i := range deltas {
-		d := &deltas[i]
-		if d.N <= 0 || d.N > maxCount {
-			return nil, fmt.Errorf("%.80q: an increment of %d, must be from 1 to %d", d.Key, d.N, maxCount)
-		}
-		ms := d.Window.UnixMilli()
-		if d.Window.Nanosecond()%int(time.Millisecond) != 0 || d.Window.Before(minNanos) || d.Window.After(maxNanos) {
-			return nil, fmt.Errorf("%.80q: no window starts at %v", d.Key, d.Window)
-		}
-		places[i] = place{window: ms, delta: int32(i)}
-		size += len(d.Key) + 32
+	portions, size, err := s.split(deltas)
+	if err != nil {
+		return nil, err
 	}
-	known := s.guess(places)
-	for i := range places {
-		p := &places[i]
-		p.bucket = bucketOf(hashOf(fieldOf(deltas[p.delta].Key)), known[p.window])
-	}
-	slices.SortFunc(places, func(a, b place) int {
-		return cmp.Or(cmp.Compare(a.window, b.window), cmp.Compare(a.bucket, b.bucket))
-	})
+	// All arguments but the small numbers are parts of one string.
 	var text strings.Builder
 	text.Grow(size)
 	args = slices.Grow(args, 3*len(deltas))
 	var digits [20]byte
-	add := func(write func()) {
+	number := func(n int64) string {
+		if n >= 0 && n < 100 {
+			return strconv.FormatInt(n, 10) // allocates nothing
+		}
 		start := text.Len()
-		write()
-		args = append(args, text.String()[start:])
+		text.Write(strconv.AppendInt(digits[:0], n, 10))
+		return text.String()[start:]
 	}
-	number := func(n int64) {
-		add(func() { text.Write(strconv.AppendInt(digits[:0], n, 10)) })
+	field := func(key string) string {
+		start := text.Len()
+		if strings.HasPrefix(key, marker) {
+			text.WriteString(marker)
+		}
+		text.WriteString(key)
+		return text.String()[start:]
 	}
-	for len(places) > 0 {
-		window := places[0].window
-		number(window)
-		number(int64(known[window]))
-		groups, counted := 0, len(args)
-		args = append(args, "")
-		for ; len(places) > 0 && places[0].window == window; groups++ {
-			n := 1
-			for n < len(places) && n < groupSize && places[n].window == window && places[n].bucket == places[0].bucket {
+	for _, p := range portions {
+		args = append(args, number(p.window), number(int64(p.buckets)), "")
+		groups, counted := 0, len(args)-1
+		for places := p.places; len(places) > 0; groups++ {
+			bucket, n := places[0]>>32, 1
+			for n < len(places) && n < groupSize && places[n]>>32 == bucket {
 				n++
 			}
-			number(int64(places[0].bucket))
-			number(int64(n))
-			for _, p := range places[:n] {
-				add(func() {
-					if strings.HasPrefix(deltas[p.delta].Key, marker) {
-						text.WriteString(marker)
-					}
-					text.WriteString(deltas[p.delta].Key)
-				})
+			args = append(args, number(int64(bucket)), number(int64(n)))
+			for _, place := range places[:n] {
+				args = append(args, field(deltas[uint32(place)].Key))
 			}
-			for _, p := range places[:n] {
-				number(deltas[p.delta].N)
+			for _, place := range places[:n] {
+				args = append(args, number(deltas[uint32(place)].N))
 			}
 			places = places[n:]
 		}
-		args[counted] = strconv.Itoa(groups)
+		args[counted] = number(int64(groups))
 	}
 	return args, nil
 }
 
-// guess returns for every window how many buckets it has, as far as is known,
-// and else how many it should begin with: enough for what this batch brings and
-// for as many keys as one of the windows before has, because to split buckets
-// costs the server more than the counts in them (BenchmarkCatchUp).
-func (s *shard) guess(places []place) map[int64]uint32 {
-	known, expected := make(map[int64]uint32), make(map[int64]uint32) // buckets, keys
-	for _, p := range places {
-		expected[p.window]++
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, window := range slices.Sorted(maps.Keys(expected)) {
-		if known[window] = s.sizes[window].buckets; known[window] > 0 {
+// split checks deltas, divides them by their windows and sorts those of each by
+// bucket. The size is about that of their arguments.
+func (s *shard) split(deltas []tumble.Delta) (portions []portion, size int, err error) {
+	of := make([]uint32, len(deltas)) // portions
+	known := make(map[int64]uint32)   // portions of windows
+	for i := range deltas {
+		d := &deltas[i]
+		if d.N <= 0 || d.N > maxCount {
+			return nil, 0, fmt.Errorf("%.80q: an increment of %d, must be from 1 to %d", d.Key, d.N, maxCount)
+		}
+		size += len(fieldOf(d.Key)) + 32
+		if i > 0 && d.Window == deltas[i-1].Window { // nearly always
+			of[i] = of[i-1]
+			portions[of[i]].keys++
 			continue
 		}
-		keys, before := expected[window], time.UnixMilli(window)
+		ms := d.Window.UnixMilli()
+		if d.Window.Nanosecond()%int(time.Millisecond) != 0 || d.Window.Before(minNanos) || d.Window.After(maxNanos) {
+			return nil, 0, fmt.Errorf("%.80q: no window starts at %v", d.Key, d.Window)
+		}
+		n, ok := known[ms]
+		if !ok {
+			n = uint32(len(portions))
+			known[ms] = n
+			portions = append(portions, portion{window: ms})
+		}
+		of[i] = n
+		portions[n].keys++
+	}
+	s.guess(portions)
+	free := make([]uint64, len(deltas))
+	for i := range portions {
+		p := &portions[i]
+		p.places, free = free[:0:p.keys], free[p.keys:]
+	}
+	for i := range deltas {
+		p := &portions[of[i]]
+		bucket := bucketOf(hashOf(fieldOf(deltas[i].Key)), p.buckets)
+		p.places = append(p.places, uint64(bucket)<<32|uint64(i))
+	}
+	for _, p := range portions {
+		slices.Sort(p.places)
+	}
+	return portions, size, nil
+}
+
+// guess sets how many buckets each window has, as far as is known, and else how
+// many it should begin with: enough for what this batch brings and for as many
+// keys as one of the windows before has, because to split buckets costs the
+// server more than the counts in them (BenchmarkCatchUp).
+func (s *shard) guess(portions []portion) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	inOrder := make([]*portion, len(portions))
+	for i := range portions {
+		inOrder[i] = &portions[i]
+	}
+	slices.SortFunc(inOrder, func(a, b *portion) int { return cmp.Compare(a.window, b.window) })
+	expected := make(map[int64]uint32) // keys of new windows
+	for _, p := range inOrder {
+		if p.buckets = s.sizes[p.window].buckets; p.buckets > 0 {
+			continue
+		}
+		keys, before := p.keys, time.UnixMilli(p.window)
 		for n := 0; n < lookBack && before.After(minNanos); n++ {
 			before, _ = s.def.Window.Bounds(before.Add(-1))
 			ms := before.UnixMilli()
 			keys = max(keys, s.sizes[ms].keys, expected[ms])
 		}
-		expected[window] = keys
-		known[window] = max(1, (keys-1)/perBucket)
+		expected[p.window] = keys
+		p.buckets = max(1, (keys-1)/perBucket)
 	}
-	return known
 }
