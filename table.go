@@ -23,7 +23,7 @@ type table struct {
 	counters []counter
 	free     int32           // id of a counter + 1; 0: none is free
 	used     int             // counters that are not free
-	far      map[place]int32 // ids of the counters that are in no entry's list any more
+	far      map[place]int32 // ids of the counters that are in no entry's list
 
 	hashes [atOnce]uint32 // of the events that were prepared
 	seen   uint64         // for prepare, which must seem to be of use
@@ -31,7 +31,7 @@ type table struct {
 
 const (
 	minSlots = 1 << 10
-	maxList  = 8       // counters in an entry's list: the windows of a batch in a catch-up
+	maxList  = 16      // counters in an entry's list; more than the windows of a batch in a catch-up
 	atOnce   = 32      // events that are prepared together
 	maxIdle  = 1 << 15 // entries that are kept for their keys to come again
 )
@@ -39,9 +39,11 @@ const (
 // An entry is a key and the lane it belongs to. It outlives the batch, so that a
 // key that comes again costs neither a Hash nor a copy.
 type entry struct {
-	key    string
-	lane   int32
-	newest int32 // id of its newest counter + 1; 0: it has none
+	key     string
+	newest  int32 // id + 1 of the counter of its newest window; 0: it has none
+	lane    uint16
+	listed  uint8 // counters in its list, from newest to oldest window
+	spilled bool  // counters of windows that are older than those are in far
 }
 
 // A counter is an increment in the open batch of its entry's lane.
@@ -49,7 +51,7 @@ type counter struct {
 	window int64 // start
 	n      int64
 	entry  int32
-	next   int32 // id + 1 of the entry's next older counter, or of the next free one; 0: none
+	next   int32 // id + 1 of the next in the entry's list, or of the next free one; 0: none; -1: in far
 }
 
 // A place is what a counter counts.
@@ -97,7 +99,7 @@ func (t *table) find(h uint32, key string) int32 {
 	}
 	index := int32(len(t.entries))
 	key = strings.Clone(key)
-	t.entries = append(t.entries, entry{key: key, lane: int32(Hash(key) % t.lanes)})
+	t.entries = append(t.entries, entry{key: key, lane: uint16(Hash(key) % t.lanes)})
 	t.slots[at] = uint64(h)<<32 | uint64(index+1)
 	if 2*len(t.entries) > len(t.slots) {
 		old := t.slots
@@ -122,26 +124,28 @@ func (t *table) take(slot uint64) {
 }
 
 // add counts an event of an entry's key in a window. It returns the id of the
-// counter, and whether it is a new one.
+// counter, and whether it is a new one. The window of most events is that of the
+// list's first or second counter; a newer one is known to be new at once.
 func (t *table) add(index int32, window int64) (id int32, fresh bool) {
 	e := &t.entries[index]
-	var last, before *counter
-	listed := 0
-	for at := e.newest; at > 0; listed++ {
-		before, last = last, &t.counters[at-1]
-		if last.window == window {
-			last.n++
-			return at - 1, false
+	before, at := int32(-1), e.newest-1
+	for at >= 0 {
+		c := &t.counters[at]
+		if c.window == window {
+			c.n++
+			return at, false
 		}
-		at = last.next
+		if c.window < window {
+			break
+		}
+		before, at = at, c.next-1
 	}
-	if listed == maxList {
+	far := at < 0 && e.spilled
+	if far {
 		if id, ok := t.far[place{index, window}]; ok {
 			t.counters[id].n++
 			return id, false
 		}
-		t.far[place{index, last.window}] = before.next - 1
-		before.next = 0
 	}
 	t.used++
 	if id = t.free - 1; id >= 0 {
@@ -150,19 +154,53 @@ func (t *table) add(index int32, window int64) (id int32, fresh bool) {
 		id = int32(len(t.counters))
 		t.counters = append(t.counters, counter{})
 	}
-	t.counters[id] = counter{window: window, n: 1, entry: index, next: e.newest}
-	e.newest = id + 1
+	t.counters[id] = counter{window: window, n: 1, entry: index, next: at + 1}
+	switch {
+	case far:
+		t.setFar(id)
+		return id, true
+	case before < 0:
+		e.newest = id + 1
+	default:
+		t.counters[before].next = id + 1
+	}
+	if e.listed++; e.listed == maxList {
+		t.spill(e)
+	}
 	return id, true
+}
+
+// spill moves the older half of a list to far.
+func (t *table) spill(e *entry) {
+	at := e.newest - 1
+	for range maxList/2 - 1 {
+		at = t.counters[at].next - 1
+	}
+	rest := t.counters[at].next - 1
+	t.counters[at].next = 0
+	for rest >= 0 {
+		id := rest
+		rest = t.counters[id].next - 1
+		t.setFar(id)
+	}
+	e.listed, e.spilled = maxList/2, true
+}
+
+func (t *table) setFar(id int32) {
+	c := &t.counters[id]
+	c.next = -1
+	t.far[place{c.entry, c.window}] = id
 }
 
 // release frees a counter. All counters of an entry are in one batch, and so are
 // released together.
 func (t *table) release(id int32) {
 	c := &t.counters[id]
-	t.entries[c.entry].newest = 0
-	if len(t.far) > 0 {
+	if c.next < 0 {
 		delete(t.far, place{c.entry, c.window})
 	}
+	e := &t.entries[c.entry]
+	e.newest, e.listed, e.spilled = 0, 0, false
 	*c = counter{next: t.free}
 	t.free = id + 1
 	t.used--

@@ -12,7 +12,7 @@ import (
 // those that are too many for its list, forgets what is in no batch, and uses
 // again what a batch has left.
 func TestTable(t *testing.T) {
-	const windows = 2 * maxList
+	const windows = 3*maxList - 1 // a prime
 	tb := newTable(1)
 	ln := &lane{}
 	want := map[string]int64{}
@@ -32,8 +32,8 @@ func TestTable(t *testing.T) {
 			key := fmt.Appendf(buf[:0], "key-%08d", i)
 			tb.find(tb.hash(string(key)), unsafe.String(&key[0], len(key)))
 			for w := range int64(windows) {
-				if i%1000 == 0 {
-					add(i, w, true)
+				if i%1000 == 0 { // by turns forth, back, and to and fro
+					add(i, []int64{w, windows - 1 - w, w * 7 % windows}[i/1000%3], true)
 				}
 			}
 			tb.shrink()
@@ -42,7 +42,7 @@ func TestTable(t *testing.T) {
 		// Found again, in any order.
 		for i := 299_000; i >= 0; i -= 1000 {
 			for w := range int64(windows) {
-				add(i, w, false)
+				add(i, w*5%windows, false)
 			}
 		}
 		ln.seal("p", &tb, Checkpoint{}, nil)
