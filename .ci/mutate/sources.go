@@ -16,13 +16,13 @@ var ofSources = []directed{
 	{"TestClosed", mutation{"ErrEnded", "source/channel/channel.go", "\tif from == k.next && p.closed {\n\t\treturn tumble.Chunk{}, tumble.ErrEnded\n\t}\n", "", "never closes the last windows"}},
 	{"TestRunTwice", mutation{"one run at a time", "source/channel/channel.go", "if s.running.Swap(true) {", "if s.running.Swap(true) && false {", "shares one channel between two"}},
 
-	{"TestBatch$", mutation{"records below the offset", "source/kafka/partition.go", "if rec.offset >= from {", "if true {", "counts again what was counted"}},
+	{"TestBatch$", mutation{"records below the offset", "source/kafka/partition.go", "if rec.Offset >= from {", "if true {", "counts again what was counted"}},
 	{"TestBatchTransactions", mutation{"aborted transactions", "source/kafka/partition.go", "return slices.Contains(f.active, b.producer), nil", "return false, nil", "counts what was aborted"}},
 	{"TestBatchTransactions", mutation{"an abort ends", "source/kafka/partition.go", "if i := slices.Index(f.active, b.producer); abort && i >= 0 {", "if i := slices.Index(f.active, b.producer); abort && i < 0 {", "does not count the transactions after an aborted one"}},
 	{"TestBatchTransactions", mutation{"an abort begins", "source/kafka/partition.go", "f.aborted[0].first < b.next() {", "f.aborted[0].first >= 0 {", "does not count a transaction before an aborted one"}},
 	{"TestSourceOnFakeCluster/#00/Transactions$", mutation{"read committed", "source/kafka/fetch.go", "b.int8(1)   // read committed", "b.int8(0)", "counts what is aborted later"}},
 	{"TestBatch|TestSpoiledBatches", mutation{"checksum", "source/kafka/batch.go", "if crc32.Checksum(b.data, castagnoli) != b.crc {", "if false {", "counts what was spoiled on the way"}},
-	{"TestBatchGarbled", mutation{"offsets within their batch", "source/kafka/batch.go", "if r.offset <= w.before || r.offset > w.last {", "if false {", "counts a record twice"}},
+	{"TestBatchGarbled", mutation{"offsets within their batch", "source/kafka/batch.go", "if r.Offset <= w.before || r.Offset > w.last {", "if false {", "counts a record twice"}},
 	{"TestBatchGarbled", mutation{"all of a batch", "source/kafka/batch.go", "if len(w.p) != 0 {", "if false {", "passes over records"}},
 	{"TestBatchGarbled", mutation{"batches in order", "source/kafka/fetch.go", "if b.next() <= next && (next != from || len(after) == 0) {", "if false {", "counts a batch twice"}},
 	{"TestBatchCompacted|TestSourceOnFakeCluster/#00/Transactions$", mutation{"compacted to its end", "source/kafka/partition.go", "p.pos = max(p.pos, p.reader.batch.next())", "_ = p", "waits for ever behind what was compacted away"}},
@@ -42,6 +42,6 @@ var ofSources = []directed{
 	{"TestJSONShape", mutation{"what follows the last part", "source/kafka/json_shape.go", "return i == len(b) && i > 0", "return i > 0", "takes what is no JSON"}},
 	{"TestSourceOnFakeCluster/#00/Rejects", mutation{"usable times", "source/kafka/partition.go", "s < minTime || s >= maxTime {", "s < minTime && s >= maxTime {", "overflows"}},
 	{"TestSourceOnFakeCluster/#00/Rejects", mutation{"MaxAhead", "source/kafka/partition.go", "if judged && e.Time.After(", "if !judged && e.Time.After(", "lets one broken clock make the rest late"}},
-	{"TestSourceOnFakeCluster/#00/LargeRecords", mutation{"a record's offset", "source/kafka/partition.go", "\t\te.Offset = r.offset\n", "", "cannot tell what was counted"}},
+	{"TestSourceOnFakeCluster/#00/LargeRecords", mutation{"a record's offset", "source/kafka/partition.go", "\t\te.Offset = r.Offset\n", "", "cannot tell what was counted"}},
 	{"TestBatchTooLarge", mutation{"the size of a batch", "source/kafka/compress.go", "if len(b.b) > u.limit {", "if false {", "lets a small batch fill the memory"}},
 }

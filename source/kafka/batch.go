@@ -124,27 +124,17 @@ func (b *batch) aborts() (bool, error) {
 		return false, err
 	}
 	// A version and a type: 0 abort, 1 commit, others are not of transactions.
-	if !ok || len(rec.key) < 4 {
+	if !ok || len(rec.Key) < 4 {
 		return false, nil // compaction leaves such batches empty
 	}
-	return binary.BigEndian.Uint16(rec.key[2:]) == 0, nil
+	return binary.BigEndian.Uint16(rec.Key[2:]) == 0, nil
 }
 
-// A record lies in its batch; key and value are nil for null.
+// A record is a Message whose parts lie in its batch. A walker sets neither its
+// Topic nor its Partition.
 type record struct {
-	offset  int64
-	time    int64 // milliseconds from the epoch; -1: none
-	key     []byte
-	value   []byte
-	headers []byte
-	count   int // of headers
-}
-
-func (r *record) at() time.Time {
-	if r.time < 0 {
-		return time.Time{}
-	}
-	return time.UnixMilli(r.time).UTC()
+	Message
+	ms int64 // its Time: milliseconds from the epoch; below 0: none
 }
 
 // A walker goes over the records of a batch in place. It believes no length
@@ -188,9 +178,9 @@ func (w *walker) next(r *record) (ok bool, err error) {
 	if i < 0 || n > int64(len(p)-i) {
 		return false, errRecord
 	}
-	r.key, r.value, r.headers, r.count = nil, nil, nil, 0
+	r.Key, r.Value, r.headers, r.count = nil, nil, nil, 0
 	if n >= 0 {
-		r.key = p[i : i+int(n) : i+int(n)]
+		r.Key = p[i : i+int(n) : i+int(n)]
 		i += int(n)
 	}
 	n, i = varint(p, i)
@@ -198,7 +188,7 @@ func (w *walker) next(r *record) (ok bool, err error) {
 		return false, errRecord
 	}
 	if n >= 0 {
-		r.value = p[i : i+int(n) : i+int(n)]
+		r.Value = p[i : i+int(n) : i+int(n)]
 		i += int(n)
 	}
 	n, i = varint(p, i)
@@ -206,7 +196,7 @@ func (w *walker) next(r *record) (ok bool, err error) {
 		return false, errRecord
 	}
 	if n > 0 {
-		r.headers, r.count = p[i:], int(n)
+		r.headers, r.count = p[i:], n
 		for range 2 * n {
 			var size int64
 			if size, i = varint(p, i); i < 0 || size > int64(len(p)-i) {
@@ -218,16 +208,21 @@ func (w *walker) next(r *record) (ok bool, err error) {
 	if i != len(p) {
 		return false, errRecord
 	}
-	r.offset = w.base + delta
-	if r.offset <= w.before || r.offset > w.last {
-		return false, garbled("offset %d follows %d, the last is %d", r.offset, w.before, w.last)
+	r.Offset = w.base + delta
+	if r.Offset <= w.before || r.Offset > w.last {
+		return false, garbled("offset %d follows %d, the last is %d", r.Offset, w.before, w.last)
 	}
-	if r.time = w.append; r.time < 0 {
-		if r.time = -1; w.time >= 0 {
-			r.time = w.time + deltaTime
+	ms := w.append
+	if ms < 0 && w.time >= 0 {
+		ms = w.time + deltaTime
+	}
+	if ms != r.ms || r.Time.IsZero() { // records of a batch often have the same
+		r.ms, r.Time = ms, time.Time{}
+		if ms >= 0 {
+			r.Time = time.UnixMilli(ms).UTC()
 		}
 	}
-	w.before = r.offset
+	w.before = r.Offset
 	w.left--
 	w.p = w.p[start+int(size):]
 	return true, nil

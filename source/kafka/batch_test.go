@@ -110,9 +110,9 @@ func readBatches(p []byte, aborted []abortedTxn, from int64, limit int) (all []r
 		case atBatchEnd:
 			next = max(next, r.batch.next())
 		default:
-			rec.key, rec.value = slices.Clone(rec.key), slices.Clone(rec.value)
+			rec.Key, rec.Value = slices.Clone(rec.Key), slices.Clone(rec.Value)
 			all = append(all, rec)
-			next = rec.offset + 1
+			next = rec.Offset + 1
 		}
 	}
 }
@@ -135,15 +135,15 @@ func TestBatch(t *testing.T) {
 				}
 				var got []int64
 				for _, r := range all {
-					got = append(got, r.offset)
-					base, i := int64(50), r.offset-50
-					if r.offset >= 200 {
-						base, i = 200, r.offset-200
+					got = append(got, r.Offset)
+					base, i := int64(50), r.Offset-50
+					if r.Offset >= 200 {
+						base, i = 200, r.Offset-200
 					}
-					require.Equal(t, values[i], string(r.value))
-					require.Equal(t, 1000+i, r.time)
-					require.Equal(t, i%2 == 1, r.key == nil)
-					require.Equal(t, r.offset, base+i)
+					require.Equal(t, values[i], string(r.Value))
+					require.Equal(t, 1000+i, r.ms)
+					require.Equal(t, i%2 == 1, r.Key == nil)
+					require.Equal(t, r.Offset, base+i)
 				}
 				require.Equal(t, want, got)
 			}
@@ -172,11 +172,11 @@ func TestBatchHeaders(t *testing.T) {
 	all, _, err := readBatches(raw, nil, 0, 1<<20)
 	require.NoError(t, err)
 	got := map[string][]byte{}
-	for k, v := range (Message{headers: all[1].headers, count: int64(all[1].count)}).Headers() {
+	for k, v := range all[1].Headers() {
 		got[k] = v
 	}
 	require.Equal(t, map[string][]byte{"h": []byte("v"), "none": nil}, got)
-	for range (Message{headers: all[0].headers, count: int64(all[0].count)}).Headers() {
+	for range all[0].Headers() {
 		t.Fatal("a header")
 	}
 }
@@ -185,11 +185,11 @@ func TestBatchHeaders(t *testing.T) {
 func TestBatchTimes(t *testing.T) {
 	all, _, err := readBatches(plainBatch(0, 0, []string{"a", "b"}, func(b *kmsg.RecordBatch) { b.Attributes |= attrLogAppend }), nil, 0, 1<<20)
 	require.NoError(t, err)
-	require.EqualValues(t, 5000, all[0].time)
-	require.EqualValues(t, 5000, all[1].time)
+	require.EqualValues(t, 5000, all[0].ms)
+	require.EqualValues(t, 5000, all[1].ms)
 	all, _, err = readBatches(plainBatch(0, 0, []string{"a"}, func(b *kmsg.RecordBatch) { b.FirstTimestamp = -1 }), nil, 0, 1<<20)
 	require.NoError(t, err)
-	require.True(t, all[0].at().IsZero())
+	require.True(t, all[0].Time.IsZero())
 }
 
 // Compaction removes records from a batch, and all of them from some.
@@ -204,8 +204,8 @@ func TestBatchCompacted(t *testing.T) {
 	require.NoError(t, err)
 	require.EqualValues(t, 35, next)
 	require.Len(t, all, 2)
-	require.EqualValues(t, 13, all[0].offset)
-	require.EqualValues(t, 17, all[1].offset)
+	require.EqualValues(t, 13, all[0].Offset)
+	require.EqualValues(t, 17, all[1].Offset)
 }
 
 func txnBatch(base, producer int64, value string) []byte {
@@ -234,7 +234,7 @@ func TestBatchTransactions(t *testing.T) {
 		require.EqualValues(t, 12, next)
 		var got, want []string
 		for _, r := range all {
-			got = append(got, string(r.value))
+			got = append(got, string(r.Value))
 		}
 		for _, k := range keys[from:] {
 			if k != "" {
@@ -360,5 +360,5 @@ func TestSnappyXerial(t *testing.T) {
 	all, _, err := readBatches(raw, nil, 0, 1<<20)
 	require.NoError(t, err)
 	require.Len(t, all, 3000)
-	require.Equal(t, "value2999", string(all[2999].value))
+	require.Equal(t, "value2999", string(all[2999].Value))
 }

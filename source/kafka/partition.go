@@ -336,7 +336,7 @@ func (p *partition) begin(s *segment) {
 // read decodes records into p.events until there are enough of them, the
 // segment at hand is read, or it cannot go on. p.pos tells how far it came.
 func (p *partition) read() error {
-	var r record
+	r := record{Message: Message{Topic: p.src.cfg.Topic, Partition: p.n}}
 	for len(p.events) < chunkEvents {
 		status, err := p.reader.next(&r, &p.filter, p.pos, &p.spent)
 		switch {
@@ -351,7 +351,7 @@ func (p *partition) read() error {
 		if err := p.decode(&r); err != nil {
 			return err
 		}
-		p.pos = r.offset + 1
+		p.pos = r.Offset + 1
 	}
 	return nil
 }
@@ -359,43 +359,38 @@ func (p *partition) read() error {
 // decode appends the events of r. It fails only where the record must not be
 // passed.
 func (p *partition) decode(r *record) error {
-	if r.value == nil {
-		if p.about.once(r.offset) {
+	if r.Value == nil {
+		if p.about.once(r.Offset) {
 			p.skipped++
 		}
 		return nil
 	}
 	n := len(p.events)
-	events, err := p.src.cfg.Decode(p.events, p.message(r))
+	events, err := p.src.cfg.Decode(p.events, r.Message)
 	if err == nil {
 		err = p.judge(events[n:], r)
 	}
 	if err != nil {
-		return p.reject(p.message(r), err)
+		return p.reject(r.Message, err)
 	}
 	p.events = events
-	if len(events) == n && p.about.once(r.offset) {
+	if len(events) == n && p.about.once(r.Offset) {
 		p.skipped++
 	}
 	return nil
 }
 
-// message returns r as Decode sees it.
-func (p *partition) message(r *record) Message {
-	return Message{Topic: p.src.cfg.Topic, Partition: p.n, Offset: r.offset, Time: r.at(), Key: r.key, Value: r.value, headers: r.headers, count: int64(r.count)}
-}
-
 // judge gives the events of r their offset and looks at their times.
 func (p *partition) judge(events []tumble.Event, r *record) error {
 	ahead := p.src.cfg.MaxAhead
-	judged := ahead >= 0 && r.time >= 0
+	judged := ahead >= 0 && !r.Time.IsZero()
 	soon := maxTime // an event before that second is not too far ahead
 	if judged {
-		soon = min(soon, r.time/1000+int64(ahead/time.Second))
+		soon = min(soon, r.ms/1000+int64(ahead/time.Second))
 	}
 	for i := range events {
 		e := &events[i]
-		e.Offset = r.offset
+		e.Offset = r.Offset
 		s := e.Time.Unix()
 		if s >= minTime && s < soon {
 			continue
@@ -403,8 +398,8 @@ func (p *partition) judge(events []tumble.Event, r *record) error {
 		if s < minTime || s >= maxTime {
 			return fmt.Errorf("event time %s is not in the years 1700 to 2199", e.Time.UTC().Format(time.RFC3339))
 		}
-		if judged && e.Time.After(r.at().Add(ahead)) {
-			return fmt.Errorf("event time %s is more than %v beyond the record's own, %s", e.Time.UTC().Format(time.RFC3339Nano), ahead, r.at().Format(time.RFC3339Nano))
+		if judged && e.Time.After(r.Time.Add(ahead)) {
+			return fmt.Errorf("event time %s is more than %v beyond the record's own, %s", e.Time.UTC().Format(time.RFC3339Nano), ahead, r.Time.Format(time.RFC3339Nano))
 		}
 	}
 	return nil
@@ -523,7 +518,7 @@ func (r *batchReader) next(rec *record, f *filter, from int64, spent *[]*buffer)
 			r.leave(spent)
 			return atBatchEnd, nil
 		}
-		if rec.offset >= from {
+		if rec.Offset >= from {
 			return atRecord, nil
 		}
 	}
