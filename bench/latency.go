@@ -81,6 +81,7 @@ func latency(ctx context.Context, args []string) error {
 	f := flag.NewFlagSet("latency", flag.ExitOnError)
 	plan := declareSchedule(f)
 	source := f.String("source", "kafka", "where events come from: kafka or `channel`")
+	linger := f.Duration("linger", 0, "`time` that the producer waits for more to send; Kafka's own wait 5ms")
 	where := declareServers(f)
 	if err := f.Parse(args); err != nil {
 		return err
@@ -105,7 +106,7 @@ func latency(ctx context.Context, args []string) error {
 	var fed feeder
 	switch *source {
 	case "kafka":
-		fed, err = feedKafka(ctx, up, &s, flushEvery)
+		fed, err = feedKafka(ctx, up, &s, flushEvery, *linger)
 	case "channel":
 		fed, err = feedChannel(ctx, up, &s, args)
 	default:
@@ -166,9 +167,9 @@ type feeder struct {
 }
 
 // feedKafka starts a consumer, and produces the events itself.
-func feedKafka(ctx context.Context, up *servers, s *schedule, flushEvery time.Duration) (feeder, error) {
+func feedKafka(ctx context.Context, up *servers, s *schedule, flushEvery, linger time.Duration) (feeder, error) {
 	topic := fmt.Sprintf("latency-%d", time.Now().UnixNano())
-	client, err := kgo.NewClient(kgo.SeedBrokers(up.kafka), kgo.DefaultProduceTopic(topic), kgo.ProducerLinger(0),
+	client, err := kgo.NewClient(kgo.SeedBrokers(up.kafka), kgo.DefaultProduceTopic(topic), kgo.ProducerLinger(linger),
 		kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerBatchCompression(kgo.NoCompression()))
 	if err != nil {
 		return feeder{}, err
@@ -260,6 +261,7 @@ func latencyChannel(ctx context.Context, args []string) error {
 	plan := declareSchedule(f)
 	at := f.String("at", "", "`address` of Redis")
 	f.String("source", "", "its own")
+	f.Duration("linger", 0, "of Kafka")
 	declareServers(f)
 	if err := f.Parse(args); err != nil {
 		return err
