@@ -250,8 +250,8 @@ type Definition struct {
 type Sink interface {
 	// Open checks def against what is stored under this sink's name (an error
 	// that wraps ErrDefinition is fatal), stores it if nothing is, and returns
-	// the shards. Key k belongs to shard Hash(k) % len(shards). Their number
-	// never changes for one name.
+	// the shards, 1 to 65,535. Key k belongs to shard Hash(k) % len(shards).
+	// Their number never changes for one name.
 	Open(ctx context.Context, def Definition) ([]Shard, error)
 }
 

@@ -75,8 +75,8 @@ func (p *Pipeline) run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("tumble: open the sink: %w", err)
 	}
-	if len(shards) == 0 {
-		return errors.New("tumble: open the sink: it has no shards")
+	if n := len(shards); n == 0 || n > maxShards {
+		return fmt.Errorf("tumble: open the sink: it has %d shards, must be 1 to %d", n, maxShards)
 	}
 	p.shards = shards
 	p.books.begin()

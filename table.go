@@ -2,6 +2,7 @@ package tumble
 
 import (
 	"hash/maphash"
+	"math"
 	"strings"
 )
 
@@ -30,6 +31,8 @@ type table struct {
 }
 
 const (
+	maxShards = math.MaxUint16 // an entry has two bytes for its lane
+
 	minSlots = 1 << 10
 	maxList  = 16      // counters in an entry's list; more than the windows of a batch in a catch-up
 	atOnce   = 32      // events that are prepared together
