@@ -17,14 +17,14 @@ import (
 // batch leaves are used again first, so that all that is looked at stays in the
 // processor's cache.
 type table struct {
-	lanes    uint64
 	seed     maphash.Seed
 	slots    []uint64 // hash, index in entries + 1, 32 bits each; 0: free
 	entries  []entry
 	counters []counter
-	free     int32           // id of a counter + 1; 0: none is free
-	used     int             // counters that are not free
-	far      map[place]int32 // ids of the counters that are in no entry's list
+	keys     []strings.Builder // of lanes: what the keys of entries are parts of
+	free     int32             // id of a counter + 1; 0: none is free
+	used     int               // counters that are not free
+	far      map[place]int32   // ids of the counters that are in no entry's list
 
 	hashes [atOnce]uint32 // of the events that were prepared
 	seen   uint64         // for prepare, which must seem to be of use
@@ -36,6 +36,7 @@ const (
 	minSlots = 1 << 10
 	maxList  = 16      // counters in an entry's list; more than the windows of a batch in a catch-up
 	atOnce   = 32      // events that are prepared together
+	keyBlock = 512     // bytes
 	maxIdle  = 1 << 15 // entries that are kept for their keys to come again
 )
 
@@ -64,7 +65,7 @@ type place struct {
 }
 
 func newTable(lanes int) table {
-	return table{lanes: uint64(lanes), seed: maphash.MakeSeed(), slots: make([]uint64, minSlots), far: make(map[place]int32)}
+	return table{seed: maphash.MakeSeed(), slots: make([]uint64, minSlots), keys: make([]strings.Builder, lanes), far: make(map[place]int32)}
 }
 
 func (t *table) hash(key string) uint32 { return uint32(maphash.String(t.seed, key)) }
@@ -101,8 +102,8 @@ func (t *table) find(h uint32, key string) int32 {
 		}
 	}
 	index := int32(len(t.entries))
-	key = strings.Clone(key)
-	t.entries = append(t.entries, entry{key: key, lane: uint16(Hash(key) % t.lanes)})
+	lane := uint16(Hash(key) % uint64(len(t.keys)))
+	t.entries = append(t.entries, entry{key: t.keep(lane, key), lane: lane})
 	t.slots[at] = uint64(h)<<32 | uint64(index+1)
 	if 2*len(t.entries) > len(t.slots) {
 		old := t.slots
@@ -114,6 +115,22 @@ func (t *table) find(h uint32, key string) int32 {
 		}
 	}
 	return index
+}
+
+// keep copies a borrowed key to where the keys of its lane lie side by side, as
+// they go into a batch (BenchmarkPipeline/keys=1000000).
+func (t *table) keep(lane uint16, key string) string {
+	if len(key) > keyBlock/8 {
+		return strings.Clone(key)
+	}
+	b := &t.keys[lane]
+	if b.Cap()-b.Len() < len(key) {
+		*b = strings.Builder{} // the old one lives as long as a key in it
+		b.Grow(keyBlock)
+	}
+	start := b.Len()
+	b.WriteString(key)
+	return b.String()[start:]
 }
 
 // take gives a slot of an earlier table its place.
@@ -224,6 +241,7 @@ func (t *table) shrink() {
 		for at := e.newest; at > 0; at = t.counters[at-1].next {
 			t.counters[at-1].entry = int32(len(kept))
 		}
+		e.key = t.keep(e.lane, e.key) // or it would hold on to all keys beside it
 		kept = append(kept, e)
 		moved[i] = int32(len(kept))
 	}

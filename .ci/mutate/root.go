@@ -18,7 +18,7 @@ var ofRoot = []directed{
 	{"TestAPartitionThatGoesOnAfterItsEnd", mutation{"marks of lanes", "window.go", "\t\ta.wm = later(a.wm, a.ahead[0].mark)\n", "", "forgets the watermark when it settles"}},
 	{"TestReplayOfWhatWasAhead", mutation{"event times of the first reading", "window.go", "(len(a.ahead) == 0 || a.limit.passed(ns))", "true", "judges replayed events by others than the first time"}},
 	{"TestReplayJudgesAsBefore", mutation{"reading forgets", "window.go", "\ta.wm = mark{}\n\ta.calm", "\ta.calm", "judges replayed events by times that come later in the log"}},
-	{"TestTable", mutation{"clone on a miss", "table.go", "strings.Clone(key)", "strings.TrimSuffix(key, \"\")", "keeps a key that the source overwrites"}},
+	{"TestTable", mutation{"keys are copied", "table.go", "key: t.keep(lane, key)", "key: key", "keeps a key that the source overwrites"}},
 	{"TestTable", mutation{"a list in order", "table.go", "\t\tif c.window < window {\n\t\t\tbreak\n\t\t}\n", "\t\tbreak\n", "counts a window of a key in two increments of a batch"}},
 	{"TestTable", mutation{"what was spilled", "table.go", "far := at < 0 && e.spilled", "far := false", "counts a window of a key in two increments of a batch"}},
 	{"TestTable", mutation{"a batch leaves no list", "table.go", "e.newest, e.listed, e.spilled = 0, 0, false", "e.listed, e.spilled = 0, false", "counts into an increment that was sent"}},
