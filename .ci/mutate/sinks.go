@@ -59,6 +59,7 @@ var ofSinks = []directed{
 	{"TestModel/single", mutation{"the number of buckets", applyLua, "\tif i > 0 then redis.call('HSET', bucket(w.start, 0), marker, w.n + 1) end\n", "", "counts where nobody looks"}},
 	{"TestModel/single|TestReaderOutOfDate", mutation{"a split bucket says so", applyLua, "local stay, go = {marker, w.n + 1}, {}", "local stay, go = {}, {}\n\tif i == 0 then stay = {marker, w.n + 1} end", "does not find a count that has moved"}},
 	{"TestMarkers", mutation{"the marker is no count", applyLua, "\t\tif all[j] ~= marker then\n", "\t\tif true then\n", "forgets how many buckets there are"}},
+	{"TestLarge/single", mutation{"one hash", "sink/redis/script/apply.lua", "h = (h + d) * 1664525", "h = (h + d) * 1664523", "looks for a count in another bucket"}},
 	{"TestLarge/single", mutation{"large batches", "sink/redis/shard.go", "n < groupSize && ", "", "refuses a batch of many keys for ever"}},
 	{rules("single", "Apply/keys_of_any"), mutation{"keys like the marker", "sink/redis/shard.go", "if strings.HasPrefix(key, marker) {", "if false {", "takes a count for the number of buckets"}},
 	{"TestEncode", mutation{"increments are positive", "sink/redis/shard.go", "if d.N <= 0 || d.N > maxCount {", "if false {", "rounds counts"}},

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"crypto/sha1"
-	"encoding/binary"
 	"fmt"
 	"hash/fnv"
 	"math/bits"
@@ -52,8 +50,12 @@ func keyOf(field string) string { return strings.TrimPrefix(field, "\x00") }
 
 // bucketOf returns which of n buckets a field is in.
 func bucketOf(field string, n int) int {
-	sum := sha1.Sum([]byte(field))
-	h := int(binary.BigEndian.Uint32(sum[:4]))
+	h := 0
+	for _, b := range []byte(field) {
+		h = (h + int(b)) * 1664525 % (1 << 32)
+	}
+	swapped := func(h int) int { return h>>16 | h<<16%(1<<32) }
+	h = swapped(swapped(h) * 1664525 % (1 << 32))
 	p := 1
 	for 2*p <= n {
 		p *= 2

@@ -59,7 +59,7 @@
 //
 // # Layout
 //
-// This is version 1 of the layout. Each shard has a hash tag of its own, so that
+// This is version 2 of the layout. Each shard has a hash tag of its own, so that
 // all its keys are in one slot. The tag of shard i is the smallest decimal
 // number whose slot, divided by 64, is i with its 8 bits reversed: 460, 16, 461,
 // 17 and so on. For a name NAME and a tag TAG the keys are
@@ -82,12 +82,17 @@
 // if that begins with a zero byte, a zero byte and the key. In each window the
 // fields are spread over buckets of about 48, few enough for Redis to store
 // them compactly. The field of one zero byte in bucket 0 says how many buckets
-// there are; where it is missing there is one. h being the first four bytes of
-// the SHA-1 of a field, as a big-endian number, n the number of buckets, and p
-// the largest power of two that is at most n, the field is in bucket
+// there are; where it is missing there is one. With h, a hash of the field, n,
+// the number of buckets, and p, the largest power of two that is at most n, the
+// field is in bucket
 //
 //	h mod 2p        if that is less than n,
 //	h mod 2p - p    else.
+//
+// The hash begins as 0 and becomes (h + b) * 1664525 mod 2^32 for each byte b of
+// the field. At the end its upper and its lower 16 bits change places, it becomes
+// h * 1664525 mod 2^32, and they change places again. That of "alice" is
+// 0x19945554.
 //
 // Buckets are split one by one, in turn, as keys get more. A bucket other than 0
 // that has been split has the field of one zero byte too: how many buckets

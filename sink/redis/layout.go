@@ -2,8 +2,6 @@ package redis
 
 import (
 	"context"
-	"crypto/sha1"
-	"encoding/binary"
 	"fmt"
 	"math/bits"
 	"strconv"
@@ -16,7 +14,7 @@ import (
 )
 
 const (
-	version   = "1"
+	version   = "2"
 	maxShards = 256
 	slots     = 16384
 	// marker is the field of a bucket that says how many buckets its window
@@ -83,11 +81,18 @@ func fieldOf(key string) string {
 // keyOf is the inverse of fieldOf.
 func keyOf(field string) string { return strings.TrimPrefix(field, marker) }
 
-// hashOf returns the hash of a field that decides about its bucket. It must be
-// one that Redis can compute too.
+// hashOf returns the hash of a field that decides about its bucket: a polynomial
+// modulo 2^32. Its upper half is the better one, so the halves change places, once
+// before a last step and once after it. A script computes the same in doubles,
+// which are exact below 2^53: the multiplier, that of the generator ranqd1 in
+// Numerical Recipes, must not be much larger. SHA-1, which Redis has, took a third
+// of the time to encode an increment (BenchmarkEncode).
 func hashOf(field string) uint32 {
-	sum := sha1.Sum([]byte(field))
-	return binary.BigEndian.Uint32(sum[:])
+	var h uint32
+	for i := range len(field) {
+		h = (h + uint32(field[i])) * 1664525
+	}
+	return bits.RotateLeft32(bits.RotateLeft32(h, 16)*1664525, 16)
 }
 
 // bucketOf returns which of n buckets a hash belongs to, by linear hashing.

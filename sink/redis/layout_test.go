@@ -1,6 +1,8 @@
 package redis
 
 import (
+	"crypto/sha1"
+	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -91,8 +93,33 @@ func TestFieldOf(t *testing.T) {
 		require.NotEqual(t, marker, field)
 		require.Equal(t, key, keyOf(field))
 	}
-	// What another program has to compute, too.
-	require.EqualValues(t, 0x522b276a, hashOf("alice"))
+}
+
+// TestHashOf has values that another program computed, as one in another language
+// has to, and wants keys of all kinds spread well: a bucket that reaches 128
+// fields takes Redis several times the memory.
+func TestHashOf(t *testing.T) {
+	for field, want := range map[string]uint32{"": 0, "alice": 0x19945554, "user_1234": 0xbe6cf381, strings.Repeat("\xff", 9): 0x5eb80c27} {
+		require.Equal(t, want, hashOf(field), "%q", field)
+	}
+	for name, key := range map[string]func(i int) string{
+		"numbers":        strconv.Itoa,
+		"numbers apart":  func(i int) string { return strconv.Itoa(i * 1000) },
+		"users":          func(i int) string { return fmt.Sprintf("user_%04d", i) },
+		"what follows":   func(i int) string { return fmt.Sprintf("%d@example.com", i) },
+		"addresses":      func(i int) string { return fmt.Sprintf("10.0.%d.%d", i>>8, i&255) },
+		"hexadecimal":    func(i int) string { return fmt.Sprintf("%032x", sha1.Sum([]byte{byte(i), byte(i >> 8)})) },
+		"bytes":          func(i int) string { return string(binary.BigEndian.AppendUint32(nil, uint32(i))) },
+		"bytes, swapped": func(i int) string { return string(binary.LittleEndian.AppendUint32(nil, uint32(i))) },
+	} {
+		const keys, buckets = 10_000, 208 // as many as there are just before a split
+		var held [buckets]int
+		for i := range keys {
+			held[bucketOf(hashOf(key(i)), buckets)]++
+		}
+		require.Less(t, slices.Max(held[:]), 128, name)
+		require.Greater(t, slices.Min(held[:]), 10, name)
+	}
 }
 
 // TestMarks compares marks with tumble's own rule for finality.

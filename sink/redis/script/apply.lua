@@ -47,8 +47,21 @@ local function modulus(i, n)
 	return p
 end
 
+local function swapped(h)
+	local low = h % 65536
+	return (h - low) / 65536 + low * 65536
+end
+
+-- hash is hashOf of the client, four bytes at a time.
 local function hash(field)
-	return tonumber(string.sub(redis.sha1hex(field), 1, 8), 16)
+	local byte, size, h = string.byte, #field, 0
+	for i = 1, size - 3, 4 do
+		local a, b, c, d = byte(field, i, i + 3)
+		h = (((h + a) * 1664525 % 4294967296 + b) * 1664525 % 4294967296 + c) * 1664525 % 4294967296
+		h = (h + d) * 1664525 % 4294967296
+	end
+	for i = size - size % 4 + 1, size do h = (h + byte(field, i)) * 1664525 % 4294967296 end
+	return swapped(swapped(h) * 1664525 % 4294967296)
 end
 
 local function bucket(start, i)
