@@ -44,7 +44,8 @@ const (
 // key that comes again costs neither a Hash nor a copy.
 type entry struct {
 	key     string
-	newest  int32 // id + 1 of the counter of its newest window; 0: it has none
+	last    int32 // id + 1 of the counter that was found last; 0: it has none
+	newest  int32 // ... of the one of its newest window
 	lane    uint16
 	listed  uint8 // counters in its list, from newest to oldest window
 	spilled bool  // counters of windows that are older than those are in far
@@ -144,15 +145,30 @@ func (t *table) take(slot uint64) {
 }
 
 // add counts an event of an entry's key in a window. It returns the id of the
-// counter, and whether it is a new one. The window of most events is that of the
-// list's first or second counter; a newer one is known to be new at once.
+// counter, and whether it is a new one.
 func (t *table) add(index int32, window int64) (id int32, fresh bool) {
+	e := &t.entries[index]
+	if e.last > 0 { // nearly always the window of the key's event before
+		if c := &t.counters[e.last-1]; c.window == window {
+			c.n++
+			return e.last - 1, false
+		}
+	}
+	if id, fresh = t.search(index, window); !fresh {
+		t.counters[id].n++
+	}
+	t.entries[index].last = id + 1
+	return id, fresh
+}
+
+// search returns the counter of an entry and a window, or a new one. A window
+// that is newer than all of the list is known to be new at once.
+func (t *table) search(index int32, window int64) (id int32, fresh bool) {
 	e := &t.entries[index]
 	before, at := int32(-1), e.newest-1
 	for at >= 0 {
 		c := &t.counters[at]
 		if c.window == window {
-			c.n++
 			return at, false
 		}
 		if c.window < window {
@@ -163,7 +179,6 @@ func (t *table) add(index int32, window int64) (id int32, fresh bool) {
 	far := at < 0 && e.spilled
 	if far {
 		if id, ok := t.far[place{index, window}]; ok {
-			t.counters[id].n++
 			return id, false
 		}
 	}
@@ -220,7 +235,7 @@ func (t *table) release(id int32) {
 		delete(t.far, place{c.entry, c.window})
 	}
 	e := &t.entries[c.entry]
-	e.newest, e.listed, e.spilled = 0, 0, false
+	e.last, e.newest, e.listed, e.spilled = 0, 0, 0, false
 	*c = counter{next: t.free}
 	t.free = id + 1
 	t.used--

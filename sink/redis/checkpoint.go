@@ -35,7 +35,7 @@ func state(c tumble.Checkpoint) (string, error) {
 	if c.Ended {
 		ended = "ended"
 	}
-	return fmt.Sprintf("%d %d %s %s %s", c.Offset, c.Origin, mark, ended, c.Log), nil
+	return strconv.FormatInt(c.Offset, 10) + " " + strconv.FormatInt(c.Origin, 10) + " " + mark + " " + ended + " " + c.Log, nil
 }
 
 // record returns a checkpoint as it is stored, with the marks before it.
