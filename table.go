@@ -34,7 +34,7 @@ const (
 	maxShards = math.MaxUint16 // an entry has two bytes for its lane
 
 	minSlots = 1 << 10
-	maxList  = 16      // counters in an entry's list; more than the windows of a batch in a catch-up
+	maxList  = 64      // counters in the list of an entry: an hour of minutes, as a catch-up may bring at once
 	atOnce   = 32      // events that are prepared together
 	keyBlock = 512     // bytes
 	maxIdle  = 1 << 15 // entries that are kept for their keys to come again
