@@ -8,7 +8,7 @@ import (
 
 // A table holds the increments of a partition's open batches, by key and window:
 // open addressing with linear probing from a key's hash to its entry, and from
-// there a short list of counters. A Go map is no choice here: assigning through a
+// there a list of counters. A Go map is no choice here: assigning through a
 // borrowed key stores the borrowed string header, even for a key that is present.
 // The table also hashes once an event, whatever its window, and needs no pass
 // over itself when a batch is sealed (BenchmarkPipeline).
