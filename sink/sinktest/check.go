@@ -107,8 +107,8 @@ func (c *check) open(def tumble.Definition) *process {
 	var err error
 	p.shards, err = p.Open(c.ctx, def)
 	c.ok(err, "Open(%v)", def)
-	if len(p.shards) == 0 {
-		c.failf("Open returned no shards")
+	if n := len(p.shards); n == 0 || n > 65_535 {
+		c.failf("Open returned %d shards", n)
 	}
 	return p
 }

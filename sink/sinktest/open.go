@@ -8,7 +8,7 @@ import (
 )
 
 const (
-	docOpen   = "Open checks def against what is stored under this sink's name (an error that wraps ErrDefinition is fatal), stores it if nothing is, and returns the shards."
+	docOpen   = "Open checks def against what is stored under this sink's name (an error that wraps ErrDefinition is fatal), stores it if nothing is, and returns the shards, 1 to 65,535."
 	docHash   = "Key k belongs to shard Hash(k) % len(shards)."
 	docNumber = "Their number never changes for one name."
 	docSink   = "A Sink stores counts together with the checkpoints they reach to."
