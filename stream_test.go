@@ -775,14 +775,6 @@ func TestFatalErrors(t *testing.T) {
 			require.ErrorIs(t, <-p.done, tumble.ErrDefinition)
 		})
 	})
-	t.Run("shards without number", func(t *testing.T) {
-		for _, n := range []int{0, 1 << 16} {
-			synctest.Test(t, func(t *testing.T) {
-				p := start(t, tumble.Config{Source: &logSource{topic: newTopic("a")}, Sink: sharded(n)})
-				require.ErrorContains(t, <-p.done, fmt.Sprintf("it has %d shards", n))
-			})
-		}
-	})
 	t.Run("a source that lists nothing it can", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			p := start(t, tumble.Config{Source: brokenSource{}, Sink: newStore(1)})
@@ -806,13 +798,6 @@ func TestFatalErrors(t *testing.T) {
 			require.NoError(t, p.stop())
 		})
 	})
-}
-
-// sharded is a sink of so many shards.
-type sharded int
-
-func (n sharded) Open(context.Context, tumble.Definition) ([]tumble.Shard, error) {
-	return make([]tumble.Shard, n), nil
 }
 
 // redefined is a sink under which somebody stored another definition.

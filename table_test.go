@@ -1,8 +1,10 @@
 package tumble
 
 import (
+	"context"
 	"fmt"
 	"testing"
+	"time"
 	"unsafe"
 
 	"github.com/stretchr/testify/require"
@@ -58,3 +60,17 @@ func TestTable(t *testing.T) {
 		clear(want)
 	}
 }
+
+// An entry has room for so many lanes: another would count into a wrong shard.
+func TestShardsThatNoEntryCanName(t *testing.T) {
+	for _, n := range []int{0, maxShards + 1} {
+		p, err := New(Config{Source: struct{ Source }{}, Sink: sharded(n), Window: Window{Size: time.Minute}})
+		require.NoError(t, err)
+		require.ErrorContains(t, p.Run(t.Context()), fmt.Sprintf("it has %d shards", n))
+	}
+}
+
+// sharded is a sink of so many shards.
+type sharded int
+
+func (n sharded) Open(context.Context, Definition) ([]Shard, error) { return make([]Shard, n), nil }
