@@ -61,7 +61,10 @@ var ofSinks = []directed{
 	{"TestMarkers", mutation{"the marker is no count", applyLua, "\t\tif all[j] ~= marker then\n", "\t\tif true then\n", "forgets how many buckets there are"}},
 	{"TestLarge/single", mutation{"one hash", "sink/redis/script/apply.lua", "h = (h + d) * 1664525", "h = (h + d) * 1664523", "looks for a count in another bucket"}},
 	{"TestLarge/single", mutation{"large batches", "sink/redis/shard.go", "n < groupSize && ", "", "refuses a batch of many keys for ever"}},
-	{rules("single", "Apply/keys_of_any"), mutation{"keys like the marker", "sink/redis/shard.go", "if strings.HasPrefix(key, marker) {", "if false {", "takes a count for the number of buckets"}},
+	{rules("single", "Apply/keys_of_any"), mutation{"keys like the marker", "sink/redis/shard.go", "list.text(fieldOf(deltas[uint32(place)].Key))", "list.text(deltas[uint32(place)].Key)", "takes a count for the number of buckets"}},
+	{rules("single", "Apply/keys_of_any"), mutation{"lengths in one byte", "sink/redis/packed.go", "case n < 32:", "case n <= 32:", "garbles keys"}},
+	{rules("single", "Apply/keys_of_any"), mutation{"lengths in two bytes", "sink/redis/packed.go", "case n < 1<<16:", "case n <= 1<<16:", "garbles keys"}},
+	{"TestCompact", mutation{"numbers in one byte", "sink/redis/packed.go", "if n < 0x80 {", "if n <= 0x80 {", "garbles batches"}},
 	{"TestEncode", mutation{"increments are positive", "sink/redis/shard.go", "if d.N <= 0 || d.N > maxCount {", "if false {", "rounds counts"}},
 	{"TestReshardingInAnyOrder", mutation{"a slot that moves", "sink/redis/shard.go", "return []string{base, base + \":none\"}", "return []string{base}", "takes what has moved for missing"}},
 

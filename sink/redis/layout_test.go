@@ -295,31 +295,30 @@ func TestEncode(t *testing.T) {
 		deltas = append(deltas, d)
 		want[fmt.Sprint(d.Window.UnixMilli(), " ", d.Key)] = d.N
 	}
-	args, err := s.encode([]string{"x"}, deltas)
+	text, err := s.encode(deltas)
 	require.NoError(t, err)
-	require.Equal(t, "x", args[0])
-	args = args[1:]
+	list := unpack(t, text)
 	got := make(map[string]int64)
-	number := func(s string) int {
-		n, err := strconv.Atoi(s)
+	digits := func(i int) int64 {
+		n, err := strconv.ParseInt(list[i].(string), 10, 64)
 		require.NoError(t, err)
 		return n
 	}
-	for len(args) > 0 {
-		window, buckets, groups := args[0], number(args[1]), number(args[2])
-		if window == strconv.FormatInt(noon.UnixMilli(), 10) {
-			require.Equal(t, 5, buckets)
+	for len(list) > 0 {
+		window, buckets, groups := digits(0), list[1].(uint32), list[2].(uint32)
+		if window == noon.UnixMilli() {
+			require.EqualValues(t, 5, buckets)
 		}
-		args = args[3:]
+		list = list[3:]
 		for range groups {
-			bucket, n := number(args[0]), number(args[1])
+			bucket, n := digits(0), int(list[1].(uint32))
 			require.LessOrEqual(t, n, groupSize)
 			for i := range n {
-				field := args[2+i]
-				require.EqualValues(t, bucket, bucketOf(hashOf(field), uint32(buckets)))
-				got[window+" "+keyOf(field)] = int64(number(args[2+n+i]))
+				field := list[2+i].(string)
+				require.EqualValues(t, bucket, bucketOf(hashOf(field), buckets))
+				got[fmt.Sprint(window, " ", keyOf(field))] = digits(2 + n + i)
 			}
-			args = args[2+2*n:]
+			list = list[2+2*n:]
 		}
 	}
 	require.Equal(t, want, got)
@@ -328,9 +327,44 @@ func TestEncode(t *testing.T) {
 		{Window: noon, Key: "a"}, {Window: noon, Key: "a", N: -1}, {Window: noon, Key: "a", N: maxCount + 1},
 		{Window: noon.Add(1), Key: "a", N: 1}, {Key: "a", N: 1},
 	} {
-		_, err := s.encode(nil, []tumble.Delta{bad})
+		_, err := s.encode([]tumble.Delta{bad})
 		require.Error(t, err, "%v", bad)
 	}
+}
+
+// unpack reads an array in MessagePack.
+func unpack(t *testing.T, text string) (list []any) {
+	take := func(n int) string {
+		require.GreaterOrEqual(t, len(text), n)
+		head := text[:n]
+		text = text[n:]
+		return head
+	}
+	number := func(size int) (n uint32) {
+		for _, b := range []byte(take(size)) {
+			n = n<<8 | uint32(b)
+		}
+		return n
+	}
+	require.Equal(t, "\xdd", take(1))
+	for range number(4) {
+		switch head := number(1); {
+		case head < 0x80:
+			list = append(list, head)
+		case head == 0xce:
+			list = append(list, number(4))
+		case head >= 0xa0 && head < 0xc0:
+			list = append(list, take(int(head-0xa0)))
+		case head == 0xda:
+			list = append(list, take(int(number(2))))
+		case head == 0xdb:
+			list = append(list, take(int(number(4))))
+		default:
+			t.Fatalf("%#x", head)
+		}
+	}
+	require.Empty(t, text)
+	return list
 }
 
 // TestGuess wants a window to begin with buckets for the keys of the largest of

@@ -175,14 +175,15 @@ func (s *shard) Apply(ctx context.Context, b tumble.Batch) error {
 	if err != nil {
 		return s.fail(ctx, what, err)
 	}
+	increments, err := s.encode(b.Deltas)
+	if err != nil {
+		return s.fail(ctx, what, err)
+	}
 	for try := 0; ; try++ {
 		s.mu.Lock()
 		id := s.id
 		s.mu.Unlock()
-		args, err := s.encode([]string{b.Partition, from, to, id, s.grace, s.shards}, b.Deltas)
-		if err != nil {
-			return s.fail(ctx, what, err)
-		}
+		args := []string{b.Partition, from, to, id, s.grace, s.shards, increments}
 		reply, err := applyLua.Exec(ctx, s.sink.client, s.keys, args).ToArray()
 		if err == nil && len(reply) == 0 {
 			err = fmt.Errorf("the script answered nothing: %w", errSyntax)
@@ -256,59 +257,55 @@ type portion struct {
 	places  []uint64 // bucket and index of a delta, 32 bits each
 }
 
-// encode appends deltas to args as apply.lua wants them, by window and bucket. The
-// arguments share no memory with the deltas: a client may still send them when
-// the call has long been given up.
-func (s *shard) encode(args []string, deltas []tumble.Delta) ([]string, error) {
+// groups is the number of groups that cut makes of the portion.
+func (p portion) groups() (n uint32) {
+	for rest := p.places; len(rest) > 0; n++ {
+		_, rest = cut(rest)
+	}
+	return n
+}
+
+// cut returns the first places that share a bucket, as many as a script takes at
+// a time, and the rest.
+func cut(places []uint64) (group, rest []uint64) {
+	n := 1
+	for n < len(places) && n < groupSize && places[n]>>32 == places[0]>>32 {
+		n++
+	}
+	return places[:n], places[n:]
+}
+
+// encode packs deltas as apply.lua wants them, by window and bucket. It shares no
+// memory with the deltas: a client may still send it when the call has long been
+// given up.
+func (s *shard) encode(deltas []tumble.Delta) (string, error) {
 	portions, size, err := s.split(deltas)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
-	// All arguments but the small numbers are parts of one string.
-	var text strings.Builder
-	text.Grow(size)
-	args = slices.Grow(args, 3*len(deltas))
-	var digits [20]byte
-	number := func(n int64) string {
-		if n >= 0 && n < 100 {
-			return strconv.FormatInt(n, 10) // allocates nothing
-		}
-		start := text.Len()
-		text.Write(strconv.AppendInt(digits[:0], n, 10))
-		return text.String()[start:]
-	}
-	field := func(key string) string {
-		start := text.Len()
-		if strings.HasPrefix(key, marker) {
-			text.WriteString(marker)
-		}
-		text.WriteString(key)
-		return text.String()[start:]
-	}
+	list := newPacked(size)
 	for _, p := range portions {
-		args = append(args, number(p.window), number(int64(p.buckets)), "")
-		groups, counted := 0, len(args)-1
-		for places := p.places; len(places) > 0; groups++ {
-			bucket, n := places[0]>>32, 1
-			for n < len(places) && n < groupSize && places[n]>>32 == bucket {
-				n++
+		list.digits(p.window)
+		list.number(p.buckets)
+		list.number(p.groups())
+		for rest := p.places; len(rest) > 0; {
+			var group []uint64
+			group, rest = cut(rest)
+			list.digits(int64(group[0] >> 32))
+			list.number(uint32(len(group)))
+			for _, place := range group {
+				list.text(fieldOf(deltas[uint32(place)].Key))
 			}
-			args = append(args, number(int64(bucket)), number(int64(n)))
-			for _, place := range places[:n] {
-				args = append(args, field(deltas[uint32(place)].Key))
+			for _, place := range group {
+				list.digits(deltas[uint32(place)].N)
 			}
-			for _, place := range places[:n] {
-				args = append(args, number(deltas[uint32(place)].N))
-			}
-			places = places[n:]
 		}
-		args[counted] = number(int64(groups))
 	}
-	return args, nil
+	return list.array(), nil
 }
 
 // split checks deltas, divides them by their windows and sorts those of each by
-// bucket. The size is about that of their arguments.
+// bucket. The size is about that of all when packed.
 func (s *shard) split(deltas []tumble.Delta) (portions []portion, size int, err error) {
 	of := make([]uint32, len(deltas)) // portions
 	known := make(map[int64]uint32)   // portions of windows
@@ -317,7 +314,7 @@ func (s *shard) split(deltas []tumble.Delta) (portions []portion, size int, err 
 		if d.N <= 0 || d.N > maxCount {
 			return nil, 0, fmt.Errorf("%.80q: an increment of %d, must be from 1 to %d", d.Key, d.N, maxCount)
 		}
-		size += len(fieldOf(d.Key)) + 32
+		size += len(d.Key) + 32
 		if i > 0 && d.Window == deltas[i-1].Window { // nearly always
 			of[i] = of[i-1]
 			portions[of[i]].keys++

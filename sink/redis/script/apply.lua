@@ -1,9 +1,10 @@
 -- Adds increments and moves a checkpoint, both or neither.
 --
 -- ARGV: partition; the checkpoint it must have, without marks; the one it gets;
--- the definition's id; Grace in ms; the number of shards; then by window: the
--- window, the number of buckets it was thought to have, the number of groups,
--- and these: the bucket under that number, n, n fields, n increments.
+-- the definition's id; Grace in ms; the number of shards; and the increments, an
+-- array in MessagePack. It holds by window: the window, the number of buckets
+-- it was thought to have, the number of groups, and these: the bucket under that
+-- number, n, n fields, n increments.
 --
 -- Returns {'conflict', stored or ''}, {'id'}, {'overflow', key, field}, each
 -- of which has changed nothing, or {'ok', window, buckets, keys, ...}.
@@ -115,32 +116,33 @@ local function add(w, i, fields, f, counts, c, n)
 	writes[#writes + 1] = {key, set}
 end
 
-local at = 7
-while ARGV[at] do
-	local start, guess, groups = ARGV[at], tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
+local list = cmsgpack.unpack(ARGV[7])
+local at = 1
+while list[at] do
+	local start, guess, groups = list[at], list[at + 1], list[at + 2]
 	at = at + 3
 	local w
 	-- A window that may have been deleted must not come back.
 	if not gone or tonumber(start) >= gone then w = window(start, guess) end
 	for _ = 1, groups do
-		local i, n = ARGV[at], tonumber(ARGV[at + 1])
+		local i, n = list[at], list[at + 1]
 		local f, c = at + 2, at + 2 + n
 		at = c + n
 		local key, field
 		if w and guess == w.n then -- nearly always
-			key, field = add(w, i, ARGV, f, ARGV, c, n)
+			key, field = add(w, i, list, f, list, c, n)
 		elseif w and (guess > w.n or modulus(tonumber(i), guess) == modulus(tonumber(i), w.n)) then
-			key, field = add(w, address(tonumber(i), w.n), ARGV, f, ARGV, c, n)
+			key, field = add(w, address(tonumber(i), w.n), list, f, list, c, n)
 		elseif w then -- the bucket was split since
 			local by = {}
 			for j = 0, n - 1 do
-				local to = address(hash(ARGV[f + j]), w.n)
+				local to = address(hash(list[f + j]), w.n)
 				local g = by[to]
 				if not g then
 					g = {{}, {}}
 					by[to] = g
 				end
-				g[1][#g[1] + 1], g[2][#g[2] + 1] = ARGV[f + j], ARGV[c + j]
+				g[1][#g[1] + 1], g[2][#g[2] + 1] = list[f + j], list[c + j]
 			end
 			for to, g in pairs(by) do
 				key, field = add(w, to, g[1], 1, g[2], 1, #g[1])
