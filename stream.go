@@ -362,13 +362,13 @@ func (c *consumer) advance(ctx, sending context.Context) (room <-chan struct{}) 
 
 // launch starts the lane's next call, if there is one.
 func (c *consumer) launch(ctx, sending context.Context, ln *lane, resting bool) {
-	if flushing := c.all && len(ln.queue)+len(ln.open) > 0; c.stop != nil && !ln.busy && (ln.found != nil || ln.reload && !flushing) {
+	if flushing := c.all && len(ln.queue)+len(ln.open.counters) > 0; c.stop != nil && !ln.busy && (ln.found != nil || ln.reload && !flushing) {
 		ln.lost = true // it is not settled, and now never will be
 	}
 	if ln.busy || ln.found != nil || ln.lost {
 		return
 	}
-	if len(ln.queue) == 0 && !ln.reload && c.closing() || c.all && len(ln.open) > 0 {
+	if len(ln.queue) == 0 && !ln.reload && c.closing() || c.all && len(ln.open.counters) > 0 {
 		if to := c.target(ln); !to.Same(ln.sealed) {
 			c.seal(ln, to)
 		}
@@ -507,7 +507,7 @@ func (c *consumer) settleCall(ctx context.Context, o outcome) {
 	if cap(b.Deltas) > 0 && len(c.free) < len(c.lanes) {
 		c.free = append(c.free, b.Deltas[:0])
 	}
-	if len(ln.queue) == 0 && len(ln.open) > 0 && (ln.due || len(ln.open) >= sealAt) {
+	if len(ln.queue) == 0 && len(ln.open.counters) > 0 && (ln.due || len(ln.open.counters) >= sealAt) {
 		c.seal(ln, c.target(ln))
 	}
 	c.commit()

@@ -6,25 +6,17 @@ import (
 	"strings"
 )
 
-// A table holds the increments of a partition's open batches, by key and window:
-// open addressing with linear probing from a key's hash to its entry, and from
-// there a list of counters. A Go map is no choice here: assigning through a
-// borrowed key stores the borrowed string header, even for a key that is present.
-// The table also hashes once an event, whatever its window, and needs no pass
-// over itself when a batch is sealed (BenchmarkPipeline).
-//
-// A catch-up runs through many windows of each key. The counters that a sealed
-// batch leaves are used again first, so that all that is looked at stays in the
-// processor's cache.
+// A table holds the keys of a partition: open addressing with linear probing from
+// a key's hash to its entry, and from there a list of counters in the open batch
+// of its lane. A Go map is no choice here: assigning through a borrowed key stores
+// the borrowed string header, even for a key that is present. The table also
+// hashes once an event, whatever its window, and needs no pass over itself when a
+// batch is sealed (BenchmarkPipeline).
 type table struct {
-	seed     maphash.Seed
-	slots    []uint64 // hash, index in entries + 1, 32 bits each; 0: free
-	entries  []entry
-	counters []counter
-	keys     []strings.Builder // of lanes: what the keys of entries are parts of
-	free     int32             // id of a counter + 1; 0: none is free
-	used     int               // counters that are not free
-	far      map[place]int32   // ids of the counters that are in no entry's list
+	seed    maphash.Seed
+	slots   []uint64 // hash, index in entries + 1, 32 bits each; 0: free
+	entries []entry
+	open    []open // batches of the lanes
 
 	hashes [atOnce]uint32 // of the events that were prepared
 	seen   uint64         // for prepare, which must seem to be of use
@@ -43,30 +35,47 @@ const (
 // An entry is a key and the lane it belongs to. It outlives the batch, so that a
 // key that comes again costs neither a Hash nor a copy.
 type entry struct {
-	key     string
-	last    int32 // id + 1 of the counter that was found last; 0: it has none
-	newest  int32 // ... of the one of its newest window
+	key   string
+	epoch uint32 // of the batch that the rest is about; if that was sealed, there is no rest
+
+	last    int32 // index of the counter that was found last
+	newest  int32 // ... of the one of its newest window, + 1
 	lane    uint16
 	listed  uint8 // counters in its list, from newest to oldest window
 	spilled bool  // counters of windows that are older than those are in far
 }
 
-// A counter is an increment in the open batch of its entry's lane.
+// An open batch is what a lane has counted since it last sealed one. Its counters
+// lie in the order in which they came, and those of the next one in their places:
+// what a batch does not look at again until it is sealed is then met in order
+// (BenchmarkPipeline/keys=1000000).
+type open struct {
+	counters []counter
+	far      map[place]int32 // indexes of the counters that are in no entry's list
+	epoch    uint32          // another one for each batch, from 1
+	keys     strings.Builder // what the keys of the lane's entries are parts of
+}
+
+// A counter is an increment.
 type counter struct {
 	window int64 // start
 	n      int64
-	entry  int32
-	next   int32 // id + 1 of the next in the entry's list, or of the next free one; 0: none; -1: in far
+	key    string
+	next   int32 // index + 1 of the next in the entry's list; 0: none
 }
 
 // A place is what a counter counts.
 type place struct {
-	entry  int32
+	key    string
 	window int64
 }
 
 func newTable(lanes int) table {
-	return table{seed: maphash.MakeSeed(), slots: make([]uint64, minSlots), keys: make([]strings.Builder, lanes), far: make(map[place]int32)}
+	t := table{seed: maphash.MakeSeed(), slots: make([]uint64, minSlots), open: make([]open, lanes)}
+	for i := range t.open {
+		t.open[i].epoch = 1
+	}
+	return t
 }
 
 func (t *table) hash(key string) uint32 { return uint32(maphash.String(t.seed, key)) }
@@ -91,19 +100,19 @@ func (t *table) prepare(events []Event) {
 	}
 }
 
-// find returns the index of the entry of a key, whose hash is h.
-func (t *table) find(h uint32, key string) int32 {
+// find returns the entry of a key, whose hash is h. It is valid until the next call.
+func (t *table) find(h uint32, key string) *entry {
 	mask := uint32(len(t.slots) - 1)
 	at := h & mask
 	for ; t.slots[at] != 0; at = (at + 1) & mask {
 		if slot := t.slots[at]; uint32(slot>>32) == h {
-			if index := uint32(slot) - 1; t.entries[index].key == key {
-				return int32(index)
+			if e := &t.entries[uint32(slot)-1]; e.key == key {
+				return e
 			}
 		}
 	}
-	index := int32(len(t.entries))
-	lane := uint16(Hash(key) % uint64(len(t.keys)))
+	index := len(t.entries)
+	lane := uint16(Hash(key) % uint64(len(t.open)))
 	t.entries = append(t.entries, entry{key: t.keep(lane, key), lane: lane})
 	t.slots[at] = uint64(h)<<32 | uint64(index+1)
 	if 2*len(t.entries) > len(t.slots) {
@@ -115,7 +124,7 @@ func (t *table) find(h uint32, key string) int32 {
 			}
 		}
 	}
-	return index
+	return &t.entries[index]
 }
 
 // keep copies a borrowed key to where the keys of its lane lie side by side, as
@@ -124,7 +133,7 @@ func (t *table) keep(lane uint16, key string) string {
 	if len(key) > keyBlock/8 {
 		return strings.Clone(key)
 	}
-	b := &t.keys[lane]
+	b := &t.open[lane].keys
 	if b.Cap()-b.Len() < len(key) {
 		*b = strings.Builder{} // the old one lives as long as a key in it
 		b.Grow(keyBlock)
@@ -144,30 +153,27 @@ func (t *table) take(slot uint64) {
 	t.slots[at] = slot
 }
 
-// add counts an event of an entry's key in a window. It returns the id of the
-// counter, and whether it is a new one.
-func (t *table) add(index int32, window int64) (id int32, fresh bool) {
-	e := &t.entries[index]
-	if e.last > 0 { // nearly always the window of the key's event before
-		if c := &t.counters[e.last-1]; c.window == window {
-			c.n++
-			return e.last - 1, false
-		}
+// add counts an event of an entry's key in a window, and reports whether that is
+// a new increment.
+func (b *open) add(e *entry, window int64) (fresh bool) {
+	if e.epoch != b.epoch {
+		e.epoch, e.newest, e.listed, e.spilled = b.epoch, 0, 0, false
+	} else if c := &b.counters[e.last]; c.window == window { // nearly always the window of the key's event before
+		c.n++
+		return false
 	}
-	if id, fresh = t.search(index, window); !fresh {
-		t.counters[id].n++
+	if e.last, fresh = b.search(e, window); !fresh {
+		b.counters[e.last].n++
 	}
-	t.entries[index].last = id + 1
-	return id, fresh
+	return fresh
 }
 
 // search returns the counter of an entry and a window, or a new one. A window
 // that is newer than all of the list is known to be new at once.
-func (t *table) search(index int32, window int64) (id int32, fresh bool) {
-	e := &t.entries[index]
+func (b *open) search(e *entry, window int64) (index int32, fresh bool) {
 	before, at := int32(-1), e.newest-1
 	for at >= 0 {
-		c := &t.counters[at]
+		c := &b.counters[at]
 		if c.window == window {
 			return at, false
 		}
@@ -178,96 +184,87 @@ func (t *table) search(index int32, window int64) (id int32, fresh bool) {
 	}
 	far := at < 0 && e.spilled
 	if far {
-		if id, ok := t.far[place{index, window}]; ok {
-			return id, false
+		if index, ok := b.far[place{e.key, window}]; ok {
+			return index, false
 		}
 	}
-	t.used++
-	if id = t.free - 1; id >= 0 {
-		t.free = t.counters[id].next
-	} else {
-		id = int32(len(t.counters))
-		t.counters = append(t.counters, counter{})
-	}
-	t.counters[id] = counter{window: window, n: 1, entry: index, next: at + 1}
+	index = int32(len(b.counters))
+	b.counters = append(b.counters, counter{window: window, n: 1, key: e.key, next: at + 1})
 	switch {
 	case far:
-		t.setFar(id)
-		return id, true
+		b.setFar(index)
+		return index, true
 	case before < 0:
-		e.newest = id + 1
+		e.newest = index + 1
 	default:
-		t.counters[before].next = id + 1
+		b.counters[before].next = index + 1
 	}
 	if e.listed++; e.listed == maxList {
-		t.spill(e)
+		b.spill(e)
 	}
-	return id, true
+	return index, true
 }
 
 // spill moves the older half of a list to far.
-func (t *table) spill(e *entry) {
+func (b *open) spill(e *entry) {
 	at := e.newest - 1
 	for range maxList/2 - 1 {
-		at = t.counters[at].next - 1
+		at = b.counters[at].next - 1
 	}
-	rest := t.counters[at].next - 1
-	t.counters[at].next = 0
+	rest := b.counters[at].next - 1
+	b.counters[at].next = 0
 	for rest >= 0 {
-		id := rest
-		rest = t.counters[id].next - 1
-		t.setFar(id)
+		b.setFar(rest)
+		rest = b.counters[rest].next - 1
 	}
 	e.listed, e.spilled = maxList/2, true
 }
 
-func (t *table) setFar(id int32) {
-	c := &t.counters[id]
-	c.next = -1
-	t.far[place{c.entry, c.window}] = id
+func (b *open) setFar(index int32) {
+	if b.far == nil {
+		b.far = make(map[place]int32)
+	}
+	c := &b.counters[index]
+	b.far[place{c.key, c.window}] = index
 }
 
-// release frees a counter. All counters of an entry are in one batch, and so are
-// released together.
-func (t *table) release(id int32) {
-	c := &t.counters[id]
-	if c.next < 0 {
-		delete(t.far, place{c.entry, c.window})
+// reset empties a batch. Its entries are not told: they are of another epoch.
+func (t *table) reset(b *open) {
+	clear(b.counters) // of their keys
+	b.counters, b.far = b.counters[:0], nil
+	if b.epoch++; b.epoch > 0 {
+		return
 	}
-	e := &t.entries[c.entry]
-	e.last, e.newest, e.listed, e.spilled = 0, 0, 0, false
-	*c = counter{next: t.free}
-	t.free = id + 1
-	t.used--
+	b.epoch = 1
+	for i := range t.entries {
+		if e := &t.entries[i]; &t.open[e.lane] == b {
+			e.epoch = 0
+		}
+	}
 }
 
 // shrink forgets the entries that have no counters, once they are many.
 func (t *table) shrink() {
-	if len(t.entries) < max(maxIdle, 4*t.used) {
+	if len(t.entries) < maxIdle {
 		return
 	}
-	moved := make([]int32, len(t.entries)) // new index + 1
+	used := 0
+	for i := range t.open {
+		used += len(t.open[i].counters)
+	}
+	if len(t.entries) < 4*used {
+		return
+	}
+	moved := make([]uint32, len(t.entries)) // new index + 1
 	kept := t.entries[:0]
-	for i := range t.entries {
-		e := t.entries[i]
-		if e.newest == 0 {
-			continue
+	for i, e := range t.entries {
+		if e.epoch == t.open[e.lane].epoch {
+			e.key = t.keep(e.lane, e.key) // or it would hold on to all keys beside it
+			kept = append(kept, e)
+			moved[i] = uint32(len(kept))
 		}
-		for at := e.newest; at > 0; at = t.counters[at-1].next {
-			t.counters[at-1].entry = int32(len(kept))
-		}
-		e.key = t.keep(e.lane, e.key) // or it would hold on to all keys beside it
-		kept = append(kept, e)
-		moved[i] = int32(len(kept))
 	}
 	clear(t.entries[len(kept):])
-	far := t.far
-	t.far = make(map[place]int32)
-	for p, id := range far {
-		p.entry = moved[p.entry] - 1
-		t.counters[id].entry = p.entry
-		t.far[p] = id
-	}
 	slots := make([]uint64, 0, len(kept))
 	for _, slot := range t.slots {
 		if index := uint32(slot); index > 0 && moved[index-1] > 0 {

@@ -411,8 +411,8 @@ type lane struct {
 	next  int64
 	mark  mark
 
-	open  []int32 // counters of the open batch, by id
-	tally tally   // of the open batch
+	open  *open
+	tally tally // of the open batch
 	queue []*parcel
 
 	busy   bool          // a call is under way: a parcel's delivery or a Load
@@ -431,24 +431,23 @@ type found struct {
 }
 
 // empty reports whether the lane holds nothing that was not sent.
-func (ln *lane) empty() bool { return !ln.busy && len(ln.queue) == 0 && len(ln.open) == 0 }
+func (ln *lane) empty() bool { return !ln.busy && len(ln.queue) == 0 && len(ln.open.counters) == 0 }
 
 // seal freezes the open batch into a parcel that moves the checkpoint to to;
 // deltas is an empty slice to use.
 func (ln *lane) seal(partition string, t *table, to Checkpoint, deltas []Delta) {
-	deltas = slices.Grow(deltas, len(ln.open))
+	deltas = slices.Grow(deltas, len(ln.open.counters))
 	var window time.Time
-	for i, id := range ln.open {
-		c := &t.counters[id]
-		if i == 0 || c.window != window.UnixNano() {
+	for i := range ln.open.counters {
+		c := &ln.open.counters[i]
+		if i == 0 || c.window != ln.open.counters[i-1].window {
 			window = time.Unix(0, c.window).UTC()
 		}
-		deltas = append(deltas, Delta{Window: window, Key: t.entries[c.entry].key, N: c.n})
-		t.release(id)
+		deltas = append(deltas, Delta{Window: window, Key: c.key, N: c.n})
 	}
+	t.reset(ln.open)
 	ln.queue = append(ln.queue, &parcel{Batch{partition, ln.sealed, to, deltas}, ln.tally})
 	ln.sealed = to
-	ln.open = ln.open[:0]
 	ln.tally = tally{}
 	ln.due = false
 	ln.wrote = time.Now()
@@ -456,11 +455,9 @@ func (ln *lane) seal(partition string, t *table, to Checkpoint, deltas []Delta) 
 
 // drop empties the lane and returns how much it held.
 func (ln *lane) drop(t *table) (events int64, increments int) {
-	events, increments = ln.tally.events(), len(ln.open)
-	for _, id := range ln.open {
-		t.release(id)
-	}
-	ln.open, ln.tally = ln.open[:0], tally{}
+	events, increments = ln.tally.events(), len(ln.open.counters)
+	t.reset(ln.open)
+	ln.tally = tally{}
 	for _, b := range ln.queue {
 		events += b.tally.events()
 		increments += len(b.Deltas)
@@ -504,7 +501,7 @@ type calm struct {
 func newAggregator(id string, def Definition, shards []Shard) aggregator {
 	a := aggregator{id: id, def: def, table: newTable(len(shards)), spans: spans{def: def}, closings: spans{def: def}}
 	for i, shard := range shards {
-		a.lanes = append(a.lanes, &lane{shard: shard, index: i, reload: true})
+		a.lanes = append(a.lanes, &lane{shard: shard, index: i, open: &a.table.open[i], reload: true})
 	}
 	return a
 }
@@ -596,15 +593,14 @@ func (a *aggregator) count(ch Chunk, soonest int64) (r reading, err error) {
 			continue
 		}
 		sp := a.spans.of(ns)
-		entry := a.table.find(a.table.hashes[i%atOnce], ev.Key)
-		ln := a.lanes[a.table.entries[entry].lane]
+		e := a.table.find(a.table.hashes[i%atOnce], ev.Key)
+		ln := a.lanes[e.lane]
 		if ln.ahead {
 			r.replayed++
 		} else if !a.wm.passed(sp.final) || a.late(ln, ev, sp) {
-			if id, fresh := a.table.add(entry, sp.start); fresh {
+			if ln.open.add(e, sp.start) {
 				r.increments++
-				ln.open = append(ln.open, id)
-				if n := len(ln.open); n == sealAt || n >= sealBusy {
+				if n := len(ln.open.counters); n == sealAt || n >= sealBusy {
 					a.full = append(a.full, ln)
 				}
 			}
@@ -699,7 +695,7 @@ func (a *aggregator) target(ln *lane) Checkpoint {
 
 func (a *aggregator) seal(ln *lane, to Checkpoint) {
 	var deltas []Delta
-	if n := len(a.free); n > 0 && len(ln.open) > 0 {
+	if n := len(a.free); n > 0 && len(ln.open.counters) > 0 {
 		deltas, a.free = a.free[n-1], a.free[:n-1]
 	}
 	ln.seal(a.id, &a.table, to, deltas)
@@ -707,7 +703,7 @@ func (a *aggregator) seal(ln *lane, to Checkpoint) {
 
 func (a *aggregator) sealFull() {
 	for _, ln := range a.full {
-		if n := len(ln.open); n >= sealBusy || n >= sealAt && !ln.busy && len(ln.queue) == 0 {
+		if n := len(ln.open.counters); n >= sealBusy || n >= sealAt && !ln.busy && len(ln.queue) == 0 {
 			a.seal(ln, a.target(ln))
 		}
 	}
@@ -737,9 +733,9 @@ func (a *aggregator) flush(now time.Time) {
 		to := a.target(ln)
 		switch {
 		case ln.found != nil || ln.lost:
-		case len(ln.open) > 0 && (ln.busy || len(ln.queue) > 0):
+		case len(ln.open.counters) > 0 && (ln.busy || len(ln.queue) > 0):
 			ln.due = true
-		case len(ln.open) > 0:
+		case len(ln.open.counters) > 0:
 			a.seal(ln, to)
 		case to.Same(ln.sealed):
 		case !ln.busy && len(ln.queue) == 0 && (to.Offset-ln.sealed.Offset >= lagLimit || now.Sub(ln.wrote) >= quietEvery || a.closes(ln.sealed, to)):
