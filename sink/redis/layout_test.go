@@ -287,7 +287,7 @@ func TestHighest(t *testing.T) {
 func TestEncode(t *testing.T) {
 	s := newShard(&Sink{}, minutesForever, 1, 0)
 	noon := time.Date(2024, 5, 1, 12, 0, 0, 0, time.UTC)
-	s.sizes[noon.UnixMilli()] = size{buckets: 5}
+	s.sizes[noon.UnixMilli()] = size{buckets: 1000}
 	want := make(map[string]int64)
 	var deltas []tumble.Delta
 	for i := range 3500 {
@@ -307,11 +307,14 @@ func TestEncode(t *testing.T) {
 	for len(list) > 0 {
 		window, buckets, groups := digits(0), list[1].(uint32), list[2].(uint32)
 		if window == noon.UnixMilli() {
-			require.EqualValues(t, 5, buckets)
+			require.EqualValues(t, 1000, buckets)
 		}
 		list = list[3:]
+		last := int64(-1)
 		for range groups {
 			bucket, n := digits(0), int(list[1].(uint32))
+			require.Greater(t, bucket, last)
+			last = bucket
 			require.LessOrEqual(t, n, groupSize)
 			for i := range n {
 				field := list[2+i].(string)

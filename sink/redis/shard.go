@@ -344,10 +344,36 @@ func (s *shard) split(deltas []tumble.Delta) (portions []portion, size int, err 
 		bucket := bucketOf(hashOf(fieldOf(deltas[i].Key)), p.buckets)
 		p.places = append(p.places, uint64(bucket)<<32|uint64(i))
 	}
-	for _, p := range portions {
-		slices.Sort(p.places)
+	spare := make([]uint64, len(deltas))
+	for i := range portions {
+		portions[i].sort(spare)
 	}
 	return portions, size, nil
+}
+
+// sort sorts the places by their buckets, byte by byte from the lowest. It needs
+// room for as many again. To compare them took three times as long
+// (BenchmarkEncode).
+func (p *portion) sort(spare []uint64) {
+	from, to := p.places, spare[:len(p.places)]
+	for shift := 32; (p.buckets-1)>>(shift-32) > 0; shift += 8 {
+		var starts [256]uint32
+		for _, place := range from {
+			starts[byte(place>>shift)]++
+		}
+		at := uint32(0)
+		for i, n := range starts {
+			starts[i] = at
+			at += n
+		}
+		for _, place := range from {
+			start := &starts[byte(place>>shift)]
+			to[*start] = place
+			*start++
+		}
+		from, to = to, from
+	}
+	copy(p.places, from)
 }
 
 // guess sets how many buckets each window has, as far as is known, and else how
