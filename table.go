@@ -35,24 +35,23 @@ const (
 // An entry is a key and the lane it belongs to. It outlives the batch, so that a
 // key that comes again costs neither a Hash nor a copy.
 type entry struct {
-	key   string
-	epoch uint32 // of the batch that the rest is about; if that was sealed, there is no rest
-
-	last    int32 // index of the counter that was found last
-	newest  int32 // ... of the one of its newest window, + 1
+	key     string
+	batch   uint32 // number of the open batch that it knows about; of another one it knows nothing
+	last    int32  // index of the counter that was found last
+	newest  int32  // ... of the one of its newest window, + 1
 	lane    uint16
 	listed  uint8 // counters in its list, from newest to oldest window
 	spilled bool  // counters of windows that are older than those are in far
 }
 
 // An open batch is what a lane has counted since it last sealed one. Its counters
-// lie in the order in which they came, and those of the next one in their places:
-// what a batch does not look at again until it is sealed is then met in order
+// lie in the order in which they came, and those of the next one in their places,
+// so that a batch of keys that came once is written and read in order
 // (BenchmarkPipeline/keys=1000000).
 type open struct {
+	number   uint32 // another one for each batch, from 1
 	counters []counter
 	far      map[place]int32 // indexes of the counters that are in no entry's list
-	epoch    uint32          // another one for each batch, from 1
 	keys     strings.Builder // what the keys of the lane's entries are parts of
 }
 
@@ -73,7 +72,7 @@ type place struct {
 func newTable(lanes int) table {
 	t := table{seed: maphash.MakeSeed(), slots: make([]uint64, minSlots), open: make([]open, lanes)}
 	for i := range t.open {
-		t.open[i].epoch = 1
+		t.open[i].number = 1
 	}
 	return t
 }
@@ -156,8 +155,8 @@ func (t *table) take(slot uint64) {
 // add counts an event of an entry's key in a window, and reports whether that is
 // a new increment.
 func (b *open) add(e *entry, window int64) (fresh bool) {
-	if e.epoch != b.epoch {
-		e.epoch, e.newest, e.listed, e.spilled = b.epoch, 0, 0, false
+	if e.batch != b.number {
+		e.batch, e.newest, e.listed, e.spilled = b.number, 0, 0, false
 	} else if c := &b.counters[e.last]; c.window == window { // nearly always the window of the key's event before
 		c.n++
 		return false
@@ -228,17 +227,18 @@ func (b *open) setFar(index int32) {
 	b.far[place{c.key, c.window}] = index
 }
 
-// reset empties a batch. Its entries are not told: they are of another epoch.
+// reset begins a lane's next batch. Entries are told by its number, but for those
+// that might still know about an earlier batch of the same number.
 func (t *table) reset(b *open) {
 	clear(b.counters) // of their keys
 	b.counters, b.far = b.counters[:0], nil
-	if b.epoch++; b.epoch > 0 {
+	if b.number++; b.number > 0 {
 		return
 	}
-	b.epoch = 1
+	b.number = 1
 	for i := range t.entries {
 		if e := &t.entries[i]; &t.open[e.lane] == b {
-			e.epoch = 0
+			e.batch = 0
 		}
 	}
 }
@@ -258,7 +258,7 @@ func (t *table) shrink() {
 	moved := make([]uint32, len(t.entries)) // new index + 1
 	kept := t.entries[:0]
 	for i, e := range t.entries {
-		if e.epoch == t.open[e.lane].epoch {
+		if e.batch == t.open[e.lane].number {
 			e.key = t.keep(e.lane, e.key) // or it would hold on to all keys beside it
 			kept = append(kept, e)
 			moved[i] = uint32(len(kept))

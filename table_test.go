@@ -59,7 +59,7 @@ func TestTable(t *testing.T) {
 // The batches of a lane have numbers that come again after some 4 billion: an entry
 // of a key that has been quiet for so long must not seem to be of the batch that
 // has its number.
-func TestEpochsComeAgain(t *testing.T) {
+func TestBatchesOfTheSameNumber(t *testing.T) {
 	tb := newTable(2)
 	var keys [2][]string
 	for i := range 20 {
@@ -77,7 +77,7 @@ func TestEpochsComeAgain(t *testing.T) {
 			tb.reset(b)
 		}
 		add(keys[i][:2]...)
-		b.epoch = math.MaxUint32
+		b.number = math.MaxUint32
 		add(keys[i][1:3]...)
 		add(keys[i]...)
 	}
