@@ -45,7 +45,7 @@ var ofSinks = []directed{
 	{"TestHeals", mutation{"the definition is there", applyLua, "if not stored then return {'id'} end\n", "", "counts what nobody can read"}},
 	{"TestHeals", mutation{"another definition", "sink/redis/shard.go", "\t\t\tif _, err := s.Load(ctx, nil); err != nil {\n\t\t\t\treturn err\n\t\t\t}\n", "\t\t\ts.id = \"third\"\n", "counts windows of one kind among those of another"}},
 	{"TestOverflow", mutation{"2^53", applyLua, "\t\t\tif sum > most then return key, field end\n", "", "rounds counts"}},
-	{"TestOverflow|TestErrorInTheMiddle", mutation{"counts are written last", applyLua, "\twrites[#writes + 1] = {key, set}\n", "\tredis.call('HSET', key, unpack(set))\n", "leaves counts of a batch that was refused"}},
+	{"TestOverflow|TestErrorInTheMiddle", mutation{"counts are written last", applyLua, "\twrites[#writes + 1] = set\n", "\tredis.call('HSET', unpack(set))\n", "leaves counts of a batch that was refused"}},
 	{"TestErrorInTheMiddle", mutation{"reads before writes: checkpoint", applyLua, "local published = redis.call('GET', finality)\n", "redis.call('HSET', checkpoints, partition, to)\nlocal published = redis.call('GET', finality)\n", "moves a checkpoint without its counts"}},
 	{"TestErrorInTheMiddle", mutation{"reads before writes: sizes", applyLua, "if fresh > 0 then redis.call('HLEN', sizes) end\n", "", "stops in the middle of a batch"}},
 	{"TestRetention/single", mutation{"a deleted window does not come back", applyLua, "if not gone or tonumber(start) >= gone then", "if true then", "revives windows that were deleted"}},

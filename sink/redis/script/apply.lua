@@ -99,7 +99,7 @@ end
 local function add(w, i, fields, f, counts, c, n)
 	local key = w.prefix .. i
 	local old = redis.call('HMGET', key, unpack(fields, f, f + n - 1))
-	local set, new = {}, 0
+	local set, new = {key, false, false}, 0 -- room for one, as many buckets get
 	for j = 1, n do
 		local field, sum = fields[f + j - 1], counts[c + j - 1]
 		if old[j] then
@@ -110,10 +110,10 @@ local function add(w, i, fields, f, counts, c, n)
 		else
 			new = new + 1 -- and stays text: to write a number as text is slow (BenchmarkCatchUp)
 		end
-		set[2 * j - 1], set[2 * j] = field, sum
+		set[2 * j], set[2 * j + 1] = field, sum
 	end
 	w.new = w.new + new
-	writes[#writes + 1] = {key, set}
+	writes[#writes + 1] = set
 end
 
 local list = cmsgpack.unpack(ARGV[7])
@@ -185,10 +185,7 @@ for _, w in ipairs(order) do
 		if w.n > 1 then redis.call('HSET', bucket(w.start, 0), marker, w.n) end
 	end
 end
-for _, w in ipairs(writes) do
-	local set = w[2]
-	redis.call('HSET', w[1], unpack(set))
-end
+for _, set in ipairs(writes) do redis.call('HSET', unpack(set)) end
 redis.call('HSET', checkpoints, partition, to)
 
 -- The counts and their checkpoint are stored. What follows keeps the rest in
