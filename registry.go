@@ -5,11 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"time"
 )
-
-// pollEvery is how often each process looks at every shard.
-const pollEvery = 5 * time.Second
 
 // register writes every partition of the source into every shard, one shard
 // after the other, before anything of a new one is counted. A shard that lacks
@@ -148,82 +144,5 @@ func (p *Pipeline) load(ctx context.Context, shard int, init func() map[string]C
 		if !wait.sleep(ctx, nil) {
 			return nil, ctx.Err()
 		}
-	}
-}
-
-// saw remembers a shard's largest watermark.
-func (p *Pipeline) saw(shard int, stored map[string]Checkpoint) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.tops[shard] = mark{}
-	for _, c := range stored {
-		p.tops[shard] = later(p.tops[shard], markOf(c.Watermark))
-	}
-}
-
-// top returns the largest watermark in the sink, as last seen.
-func (p *Pipeline) top() (top mark) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, m := range p.tops {
-		top = later(top, m)
-	}
-	return top
-}
-
-// poll looks at a shard now and then: for partitions that others registered,
-// for the largest watermark, and for a loss that a quiet topic would hide.
-func (p *Pipeline) poll(ctx context.Context, shard int) {
-	tick := time.NewTicker(pollEvery)
-	defer tick.Stop()
-	for {
-		p.mu.Lock()
-		looking := p.looking
-		p.mu.Unlock()
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		case <-looking:
-		}
-		epochs := map[*consumer]uint64{}
-		p.mu.Lock()
-		for c := range p.consumers {
-			epochs[c] = c.lanes[shard].epoch.Load()
-		}
-		p.mu.Unlock()
-		stored, err := p.shards[shard].Load(ctx, nil)
-		if err != nil {
-			if ctx.Err() == nil {
-				p.cfg.Logger.Debug("cannot poll a shard", "shard", shard, "error", err)
-			}
-			continue
-		}
-		p.saw(shard, stored)
-		p.mu.Lock()
-		known := map[string]Checkpoint{}
-		merge(known, stored)
-		p.learn(known)
-		for c, epoch := range epochs {
-			if _, ok := p.consumers[c]; !ok {
-				continue
-			}
-			select {
-			case c.polled <- polled{shard, epoch, stored[c.id]}:
-			default: // busy with the last one; the next will do
-			}
-		}
-		p.mu.Unlock()
-	}
-}
-
-// look has every shard polled at once.
-func (p *Pipeline) look() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if now := time.Now(); now.Sub(p.looked) > time.Second {
-		p.looked = now
-		close(p.looking)
-		p.looking = make(chan struct{})
 	}
 }

@@ -1,0 +1,308 @@
+package tumble
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+)
+
+const (
+	sealAt     = 1000            // increments of a batch; scripts gain nothing above it
+	sealBusy   = 3 * sealAt      // ... while the lane's last one is outstanding
+	lagLimit   = 10_000          // offsets that a quiet lane's checkpoint may lag
+	quietEvery = 5 * time.Second // a quiet lane writes its checkpoint at least so often
+)
+
+// An aggregator counts the events of one partition into lanes, one for each
+// shard. It does no I/O and has no goroutine: the partition's feeds it Chunks
+// and takes parcels from its lanes.
+type aggregator struct {
+	id    string // of the partition
+	def   Definition
+	lanes []*lane
+	table table
+	spans spans
+
+	pos   int64   // the next offset: all before it are in some lane
+	wm    mark    // what events at pos are judged by
+	ahead []*lane // those that have seen pos, by next
+	limit mark    // smallest of their marks: no event's time moves wm beyond it
+	calm  calm
+	ended bool // there is nothing beyond pos, and never will be
+
+	stale    bool    // some checkpoint is older than what was read
+	full     []*lane // perhaps to be sealed at the end of the record
+	free     [][]Delta
+	closings spans // like spans, for watermarks
+
+	onLate   func(Late)   // may be nil
+	onReject func(*Event) // an event whose time is not usable
+}
+
+// calm is a row of Chunks that bring no event and find the partition caught up.
+type calm struct {
+	since time.Time // AsOf of the first; zero: no row
+	wm    mark      // as the row began
+}
+
+func newAggregator(id string, def Definition, shards []Shard) aggregator {
+	a := aggregator{id: id, def: def, table: newTable(len(shards)), spans: spans{def: def}, closings: spans{def: def}}
+	for i, shard := range shards {
+		a.lanes = append(a.lanes, &lane{shard: shard, index: i, open: &a.table.open[i], reload: true})
+	}
+	return a
+}
+
+type reading struct{ replayed, increments int64 } // what a chunk adds to the books
+
+// place puts a lane where the source says to go on from what is stored. What lies
+// between from, in the log of to, and to is lost to it.
+func (a *aggregator) place(ln *lane, found *found, to Checkpoint) (from int64, err error) {
+	stored := found.stored
+	ln.stored, ln.sealed, ln.wrote = stored, stored, time.Now()
+	ln.mark = later(markOf(stored.Watermark), markOf(to.Watermark))
+	from = stored.Offset
+	switch {
+	case to.Log != stored.Log:
+		from = to.Origin
+		to.Watermark, to.Ended = ln.mark.time(), false
+		ln.seal(a.id, &a.table, to, nil)
+	case to.Origin != stored.Origin || to.Offset < from:
+		return 0, fmt.Errorf("tumble: resume %s@%v: the source answered %v, which is not after it", a.id, stored, to)
+	case stored.Ended:
+		// Nobody waited for it: its windows may be final.
+		ln.mark = later(ln.mark, markOf(found.frontier))
+	}
+	ln.ahead, ln.next = true, to.Offset
+	ln.epoch.Add(1)
+	return from, nil
+}
+
+// rewind goes back to the lane that is furthest behind. What reading remembered
+// of event times is forgotten: the marks of the lanes it passes tell.
+func (a *aggregator) rewind() {
+	a.ahead = slices.Clone(a.lanes)
+	slices.SortFunc(a.ahead, func(a, b *lane) int { return cmp.Compare(a.next, b.next) })
+	a.wm = mark{}
+	a.calm = calm{}
+	a.stale = true
+	a.pos = a.ahead[0].next
+	a.pass()
+}
+
+// pass joins the lanes that pos has reached to reading.
+func (a *aggregator) pass() {
+	for len(a.ahead) > 0 && a.ahead[0].next <= a.pos {
+		a.wm = later(a.wm, a.ahead[0].mark)
+		a.ahead[0].ahead = false
+		a.ahead = a.ahead[1:]
+	}
+	for i, ln := range a.ahead {
+		if i == 0 {
+			a.limit = ln.mark
+		} else {
+			a.limit = earlier(a.limit, ln.mark)
+		}
+	}
+}
+
+// count adds a chunk's events to their lanes. Times beyond soonest do not move
+// the watermark. An error is the source's fault.
+func (a *aggregator) count(ch Chunk, soonest int64) (r reading, err error) {
+	pos, wm := a.pos, a.wm
+	at := int64(-1)
+	for i := range ch.Events {
+		if i%atOnce == 0 {
+			a.table.prepare(ch.Events[i:min(i+atOnce, len(ch.Events))])
+		}
+		ev := &ch.Events[i]
+		if ev.Offset != at {
+			if at = ev.Offset; at < a.pos || at >= ch.Next {
+				return r, fmt.Errorf("tumble: fetch %s@%d: the source returned offset %d in a chunk from %d to %d", a.id, pos, at, a.pos, ch.Next)
+			}
+			a.pos = at
+			if len(a.full) > 0 {
+				a.sealFull()
+			}
+			if len(a.ahead) > 0 {
+				a.pass()
+			}
+		}
+		ns, ok := nanos(ev.Time)
+		if !ok {
+			ln := a.lanes[Hash(ev.Key)%uint64(len(a.lanes))]
+			if ln.ahead {
+				r.replayed++
+			} else {
+				ln.tally.rejected++
+				a.onReject(ev)
+			}
+			continue
+		}
+		sp := a.spans.of(ns)
+		e := a.table.find(a.table.hashes[i%atOnce], ev.Key)
+		ln := a.lanes[e.lane]
+		if ln.ahead {
+			r.replayed++
+		} else if !a.wm.passed(sp.final) || a.late(ln, ev, sp) {
+			if ln.open.add(e, sp.start) {
+				r.increments++
+				if n := len(ln.open.counters); n == sealAt || n >= sealBusy {
+					a.full = append(a.full, ln)
+				}
+			}
+			ln.tally.counted++
+			if ns > soonest {
+				ln.tally.ahead++
+			}
+		}
+		// While lanes are ahead, a time beyond their marks does not count: it
+		// did not when it was read first.
+		if (!a.wm.ok || ns > a.wm.ns) && ns <= soonest && (len(a.ahead) == 0 || a.limit.passed(ns)) {
+			a.wm = mark{ns, true}
+		}
+	}
+	if ch.Next < a.pos {
+		return r, fmt.Errorf("tumble: fetch %s@%d: the source returned a chunk that ends at %d", a.id, pos, ch.Next)
+	}
+	a.pos = ch.Next
+	a.sealFull()
+	a.pass()
+	a.table.shrink()
+	if a.pos != pos || a.wm != wm {
+		a.stale = true
+	}
+	return r, nil
+}
+
+// late reports whether an event of a window that is final is counted all the
+// same, and tells who wants to know.
+func (a *aggregator) late(ln *lane, ev *Event, sp *span) bool {
+	expired := a.wm.passed(sp.expired)
+	counted := !expired && !a.def.DropLate
+	switch {
+	case expired:
+		ln.tally.expired++
+	case counted:
+		ln.tally.late++
+	default:
+		ln.tally.dropped++
+	}
+	if a.onLate != nil {
+		a.onLate(Late{
+			Partition: a.id, Event: *ev, Window: time.Unix(0, sp.start).UTC(),
+			Watermark: a.wm.time(), Counted: counted, Expired: expired,
+		})
+	}
+	return counted
+}
+
+// promise moves the watermark of a partition that is silent and caught up: no
+// event will come that is much older than now. top is the largest watermark in
+// the sink.
+func (a *aggregator) promise(ch Chunk, idle time.Duration, top func() mark) {
+	if len(ch.Events) > 0 || ch.End < 0 || ch.Next < ch.End || len(a.ahead) > 0 || ch.AsOf.IsZero() {
+		a.calm = calm{}
+		return
+	}
+	if a.calm.since.IsZero() {
+		a.calm = calm{ch.AsOf, a.wm}
+		return
+	}
+	q := ch.AsOf.Sub(a.calm.since)
+	if idle < 0 || q < idle {
+		return
+	}
+	wm := a.wm
+	if w := a.calm.wm; w.ok {
+		a.wm = later(a.wm, mark{w.ns + int64(q-idle), true})
+	}
+	if top := top(); top.ok {
+		a.wm = later(a.wm, mark{min(top.ns, ch.AsOf.UnixNano()) - int64(idle), true})
+	}
+	if a.wm != wm {
+		a.stale = true
+	}
+}
+
+// target is the checkpoint that a lane's open batch leads to.
+func (a *aggregator) target(ln *lane) Checkpoint {
+	to := ln.sealed
+	wm := a.wm
+	if to.Offset = a.pos; ln.ahead {
+		to.Offset, wm = ln.next, ln.mark
+	}
+	if to.Offset == ln.sealed.Offset && to.Ended {
+		return ln.sealed
+	}
+	to.Ended = a.ended
+	to.Watermark = later(markOf(to.Watermark), wm).time()
+	return to
+}
+
+func (a *aggregator) seal(ln *lane, to Checkpoint) {
+	var deltas []Delta
+	if n := len(a.free); n > 0 && len(ln.open.counters) > 0 {
+		deltas, a.free = a.free[n-1], a.free[:n-1]
+	}
+	ln.seal(a.id, &a.table, to, deltas)
+}
+
+func (a *aggregator) sealFull() {
+	for _, ln := range a.full {
+		if n := len(ln.open.counters); n >= sealBusy || n >= sealAt && !ln.busy && len(ln.queue) == 0 {
+			a.seal(ln, a.target(ln))
+		}
+	}
+	a.full = a.full[:0]
+}
+
+// held is up to where every shard holds the counts of a log; -1: some hold
+// another's.
+func (a *aggregator) held(log string) int64 {
+	low := int64(-1)
+	for i, ln := range a.lanes {
+		if ln.stored.Log != log {
+			return -1
+		}
+		if i == 0 || ln.stored.Offset < low {
+			low = ln.stored.Offset
+		}
+	}
+	return low
+}
+
+// flush seals what is open. A lane without increments writes its checkpoint
+// when a window closes with it, when it lags, or else now and then.
+func (a *aggregator) flush(now time.Time) {
+	a.stale = false
+	for _, ln := range a.lanes {
+		to := a.target(ln)
+		switch {
+		case ln.found != nil || ln.lost:
+		case len(ln.open.counters) > 0 && (ln.busy || len(ln.queue) > 0):
+			ln.due = true
+		case len(ln.open.counters) > 0:
+			a.seal(ln, to)
+		case to.Same(ln.sealed):
+		case !ln.busy && len(ln.queue) == 0 && (to.Offset-ln.sealed.Offset >= lagLimit || now.Sub(ln.wrote) >= quietEvery || a.closes(ln.sealed, to)):
+			a.seal(ln, to)
+		default:
+			a.stale = true
+		}
+	}
+}
+
+// closes reports whether some window becomes final between two checkpoints.
+func (a *aggregator) closes(from, to Checkpoint) bool {
+	old, new := markOf(from.Watermark), markOf(to.Watermark)
+	if old == new || !new.ok {
+		return false
+	}
+	if !old.ok {
+		return true
+	}
+	before := a.closings.of(old.ns - int64(a.def.Grace)).start
+	return a.closings.of(new.ns-int64(a.def.Grace)).start > before
+}

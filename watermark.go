@@ -1,0 +1,93 @@
+package tumble
+
+import (
+	"math"
+	"time"
+)
+
+// A mark is a watermark in the pipeline: nanoseconds since the Unix epoch, or
+// none, which is a case of its own and not a very early time.
+type mark struct {
+	ns int64
+	ok bool
+}
+
+func markOf(t time.Time) mark {
+	if t.IsZero() {
+		return mark{}
+	}
+	return mark{t.UnixNano(), true}
+}
+
+func (m mark) time() time.Time {
+	if !m.ok {
+		return time.Time{}
+	}
+	return time.Unix(0, m.ns).UTC()
+}
+
+// passed reports whether m has reached ns.
+func (m mark) passed(ns int64) bool { return m.ok && m.ns >= ns }
+
+func later(a, b mark) mark {
+	if b.ok && (!a.ok || b.ns > a.ns) {
+		return b
+	}
+	return a
+}
+
+func earlier(a, b mark) mark {
+	if !a.ok || !b.ok {
+		return mark{}
+	}
+	return mark{min(a.ns, b.ns), true}
+}
+
+// Event times are in [minTime, maxTime), in seconds, so that no arithmetic on
+// nanoseconds overflows; the zero time is outside.
+var (
+	minTime = time.Date(1700, 1, 1, 0, 0, 0, 0, time.UTC).Unix()
+	maxTime = time.Date(2200, 1, 1, 0, 0, 0, 0, time.UTC).Unix()
+)
+
+// nanos returns t in nanoseconds, or false if it is no usable event time.
+func nanos(t time.Time) (int64, bool) {
+	s := t.Unix()
+	return s*1e9 + int64(t.Nanosecond()), s >= minTime && s < maxTime
+}
+
+// A span is a window and what its end means, in nanoseconds.
+type span struct {
+	start, end int64
+	final      int64 // a watermark that reaches it makes the window final
+	expired    int64 // ... and past retention; the maximum: never
+}
+
+// spans finds the window of an event. It remembers the last two windows,
+// because event times of one partition hover about the end of one and the start
+// of the next (BenchmarkPipeline/keys=10000).
+type spans struct {
+	def        Definition
+	last, prev span
+}
+
+func (s *spans) of(ns int64) *span {
+	if ns >= s.last.start && ns < s.last.end {
+		return &s.last
+	}
+	s.last, s.prev = s.prev, s.last
+	if ns < s.last.start || ns >= s.last.end {
+		s.last = s.find(ns)
+	}
+	return &s.last
+}
+
+func (s *spans) find(ns int64) span {
+	start, end := s.def.Window.Bounds(time.Unix(0, ns).UTC())
+	sp := span{start: start.UnixNano(), end: end.UnixNano(), expired: math.MaxInt64}
+	sp.final = sp.end + int64(s.def.Grace)
+	if s.def.Retention > 0 {
+		sp.expired = sp.final + int64(s.def.Retention)
+	}
+	return sp
+}
