@@ -3,6 +3,8 @@ package tumble
 import (
 	"cmp"
 	"fmt"
+	"math"
+	"math/rand/v2"
 	"slices"
 	"time"
 )
@@ -25,10 +27,12 @@ type aggregator struct {
 	spans spans
 
 	pos   int64   // the next offset: all before it are in some lane
+	epoch int32   // of the record before pos
 	wm    mark    // what events at pos are judged by
 	ahead []*lane // those that have seen pos, by next
 	limit mark    // smallest of their marks: no event's time moves wm beyond it
 	calm  calm
+	later mark // largest event time that was too far ahead to move wm
 	ended bool // there is nothing beyond pos, and never will be
 
 	stale    bool    // some checkpoint is older than what was read
@@ -46,6 +50,9 @@ type calm struct {
 	wm    mark      // as the row began
 }
 
+// newWriter returns a number for the Writer of batches.
+func newWriter() uint64 { return max(rand.Uint64(), 1) }
+
 func newAggregator(id string, def Definition, shards []Shard) aggregator {
 	a := aggregator{id: id, def: def, table: newTable(len(shards)), spans: spans{def: def}, closings: spans{def: def}}
 	for i, shard := range shards {
@@ -56,47 +63,81 @@ func newAggregator(id string, def Definition, shards []Shard) aggregator {
 
 type reading struct{ replayed, increments int64 } // what a chunk adds to the books
 
-// place puts a lane where the source says to go on from what is stored. What lies
-// between from, in the log of to, and to is lost to it.
-func (a *aggregator) place(ln *lane, found *found, to Checkpoint) (from int64, err error) {
+// A loss is what a lane had to give up of a log.
+type loss struct {
+	log      string
+	from, to int64
+	counted  bool // the log was truncated: the counts of its records stay
+}
+
+// place puts a lane where the source says to go on from what is stored.
+func (a *aggregator) place(ln *lane, found *found, to Checkpoint) (loss, error) {
 	stored := found.stored
+	gone := loss{log: to.Log, from: stored.Offset, to: to.Offset}
 	ln.stored, ln.sealed, ln.wrote = stored, stored, time.Now()
+	ln.writer = newWriter()
 	ln.mark = later(markOf(stored.Watermark), markOf(to.Watermark))
-	from = stored.Offset
-	switch {
-	case to.Log != stored.Log:
-		from = to.Origin
-		to.Watermark, to.Ended = ln.mark.time(), false
-		ln.seal(a.id, &a.table, to, nil)
-	case to.Origin != stored.Origin || to.Offset < from:
-		return 0, fmt.Errorf("tumble: resume %s@%v: the source answered %v, which is not after it", a.id, stored, to)
-	case stored.Ended:
-		// Nobody waited for it: its windows may be final.
+	if stored.Ended && (ln.revive || to.Log != stored.Log) {
+		// Nobody waited for it: windows may be closed that it had left open.
 		ln.mark = later(ln.mark, markOf(found.frontier))
 	}
-	ln.ahead, ln.next = true, to.Offset
-	ln.epoch.Add(1)
-	return from, nil
+	step, truncated := stored, to.Log == stored.Log && to.Offset < stored.Offset
+	step.Watermark = ln.mark.time()
+	switch {
+	case to.Log != stored.Log:
+		gone.from = to.Origin
+		step.Log, step.Origin, step.Offset, step.Epoch, step.Ended = to.Log, to.Origin, to.Offset, to.Epoch, false
+	case truncated && to.Origin <= to.Offset:
+		gone = loss{fmt.Sprintf("%s, epoch %d", stored.Log, stored.Epoch), to.Offset, stored.Offset, true}
+		step.Origin, step.Offset, step.Epoch = to.Origin, to.Offset, to.Epoch
+	case to.Origin != stored.Origin || truncated:
+		return loss{}, fmt.Errorf("tumble: resume %s@%v: the source answered %v, which begins elsewhere", a.id, stored, to)
+	case stored.Ended && ln.revive:
+		step.Ended = false
+	default:
+		step = stored
+	}
+	if !step.Same(stored) {
+		ln.seal(a.id, &a.table, step, nil)
+	}
+	ln.revive = false
+	ln.ahead, ln.next, ln.vouched = true, Position{to.Offset, to.Epoch}, true
+	ln.floor = math.MinInt64
+	if !found.floor.IsZero() {
+		ln.floor = found.floor.UnixNano()
+	}
+	ln.calls.Add(1)
+	return gone, nil
 }
 
 // rewind goes back to the lane that is furthest behind. What reading remembered
 // of event times is forgotten: the marks of the lanes it passes tell.
 func (a *aggregator) rewind() {
 	a.ahead = slices.Clone(a.lanes)
-	slices.SortFunc(a.ahead, func(a, b *lane) int { return cmp.Compare(a.next, b.next) })
-	a.wm = mark{}
+	slices.SortFunc(a.ahead, func(a, b *lane) int { return cmp.Compare(a.next.Offset, b.next.Offset) })
+	a.wm, a.later = mark{}, mark{}
 	a.calm = calm{}
 	a.stale = true
-	a.pos = a.ahead[0].next
+	a.pos, a.epoch = a.ahead[0].next.Offset, a.ahead[0].next.Epoch
 	a.pass()
+	for _, ln := range a.lanes {
+		ln.vouched = false
+	}
 }
 
-// pass joins the lanes that pos has reached to reading.
+// pass joins the lanes that pos has reached to reading. One that came there in
+// another epoch may have read records that were truncated since: it stays ahead,
+// and settles to find out.
 func (a *aggregator) pass() {
-	for len(a.ahead) > 0 && a.ahead[0].next <= a.pos {
-		a.wm = later(a.wm, a.ahead[0].mark)
-		a.ahead[0].ahead = false
+	for len(a.ahead) > 0 && a.ahead[0].next.Offset <= a.pos {
+		ln := a.ahead[0]
 		a.ahead = a.ahead[1:]
+		a.wm = later(a.wm, ln.mark)
+		if !ln.vouched && ln.next.Epoch != a.epoch && ln.next.Epoch >= 0 && a.epoch >= 0 {
+			ln.reload = true
+			continue
+		}
+		ln.ahead = false
 	}
 	for i, ln := range a.ahead {
 		if i == 0 {
@@ -121,7 +162,9 @@ func (a *aggregator) count(ch Chunk, soonest int64) (r reading, err error) {
 			if at = ev.Offset; at < a.pos || at >= ch.Next {
 				return r, fmt.Errorf("tumble: fetch %s@%d: the source returned offset %d in a chunk from %d to %d", a.id, pos, at, a.pos, ch.Next)
 			}
-			a.pos = at
+			if a.pos = at; at > pos {
+				a.epoch = ch.Epoch
+			}
 			if len(a.full) > 0 {
 				a.sealFull()
 			}
@@ -145,7 +188,7 @@ func (a *aggregator) count(ch Chunk, soonest int64) (r reading, err error) {
 		ln := a.lanes[e.lane]
 		if ln.ahead {
 			r.replayed++
-		} else if !a.wm.passed(sp.final) || a.late(ln, ev, sp) {
+		} else if !a.wm.passed(sp.closed) || a.late(ln, ev, sp) {
 			if ln.open.add(e, sp.start) {
 				r.increments++
 				if n := len(ln.open.counters); n == sealAt || n >= sealBusy {
@@ -155,6 +198,7 @@ func (a *aggregator) count(ch Chunk, soonest int64) (r reading, err error) {
 			ln.tally.counted++
 			if ns > soonest {
 				ln.tally.ahead++
+				a.later = later(a.later, mark{ns, true})
 			}
 		}
 		// While lanes are ahead, a time beyond their marks does not count: it
@@ -166,7 +210,9 @@ func (a *aggregator) count(ch Chunk, soonest int64) (r reading, err error) {
 	if ch.Next < a.pos {
 		return r, fmt.Errorf("tumble: fetch %s@%d: the source returned a chunk that ends at %d", a.id, pos, ch.Next)
 	}
-	a.pos = ch.Next
+	if a.pos = ch.Next; a.pos > pos {
+		a.epoch = ch.Epoch
+	}
 	a.sealFull()
 	a.pass()
 	a.table.shrink()
@@ -179,7 +225,7 @@ func (a *aggregator) count(ch Chunk, soonest int64) (r reading, err error) {
 // late reports whether an event of a window that is final is counted all the
 // same, and tells who wants to know.
 func (a *aggregator) late(ln *lane, ev *Event, sp *span) bool {
-	expired := a.wm.passed(sp.expired)
+	expired := a.wm.passed(sp.expired) || sp.end <= ln.floor
 	counted := !expired && !a.def.DropLate
 	switch {
 	case expired:
@@ -191,7 +237,7 @@ func (a *aggregator) late(ln *lane, ev *Event, sp *span) bool {
 	}
 	if a.onLate != nil {
 		a.onLate(Late{
-			Partition: a.id, Event: *ev, Window: time.Unix(0, sp.start).UTC(),
+			Partition: a.id, Event: *ev, Start: time.Unix(0, sp.start).UTC(), End: time.Unix(0, sp.end).UTC(),
 			Watermark: a.wm.time(), Counted: counted, Expired: expired,
 		})
 	}
@@ -205,6 +251,12 @@ func (a *aggregator) promise(ch Chunk, idle time.Duration, top func() mark) {
 	if len(ch.Events) > 0 || ch.End < 0 || ch.Next < ch.End || len(a.ahead) > 0 || ch.AsOf.IsZero() {
 		a.calm = calm{}
 		return
+	}
+	if a.later.ok && ch.AsOf.UnixNano() >= a.later.ns {
+		// The clock has passed what was too far ahead of it.
+		a.wm, a.later = later(a.wm, a.later), mark{}
+		a.calm = calm{}
+		a.stale = true
 	}
 	if a.calm.since.IsZero() {
 		a.calm = calm{ch.AsOf, a.wm}
@@ -229,11 +281,13 @@ func (a *aggregator) promise(ch Chunk, idle time.Duration, top func() mark) {
 // target is the checkpoint that a lane's open batch leads to.
 func (a *aggregator) target(ln *lane) Checkpoint {
 	to := ln.sealed
-	wm := a.wm
-	if to.Offset = a.pos; ln.ahead {
-		to.Offset, wm = ln.next, ln.mark
+	at, wm := Position{a.pos, a.epoch}, a.wm
+	if ln.ahead {
+		at, wm = ln.next, ln.mark
 	}
-	if to.Offset == ln.sealed.Offset && to.Ended {
+	if at.Offset != to.Offset {
+		to.Offset, to.Epoch = at.Offset, at.Epoch
+	} else if to.Ended {
 		return ln.sealed
 	}
 	to.Ended = a.ended

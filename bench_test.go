@@ -36,12 +36,13 @@ func (s *prepared) Resume(_ context.Context, c tumble.Checkpoint) (tumble.Checkp
 
 const chunkSize = 4096
 
-func (s *prepared) Fetch(ctx context.Context, from int64) (tumble.Chunk, error) {
+func (s *prepared) Fetch(ctx context.Context, at tumble.Position) (tumble.Chunk, error) {
+	from := at.Offset
 	if s.left <= 0 {
 		return tumble.Chunk{}, tumble.ErrEnded
 	}
-	at := int(from) % len(s.events)
-	chunk := s.events[at:min(at+chunkSize, len(s.events), at+s.left)]
+	next := int(from) % len(s.events)
+	chunk := s.events[next:min(next+chunkSize, len(s.events), next+s.left)]
 	for i := range chunk {
 		chunk[i].Offset = from + int64(i)
 	}
@@ -73,7 +74,7 @@ func BenchmarkPipeline(b *testing.B) {
 			b.ReportAllocs()
 			b.ResetTimer()
 			p, err := tumble.New(tumble.Config{
-				Source: &prepared{events: events, left: b.N}, Sink: memory.New(),
+				Source: &prepared{events: events, left: b.N}, Sink: memory.New(memory.Config{}),
 				Window: tumble.Window{Size: time.Minute}, Logger: quiet,
 			})
 			require.NoError(b, err)
@@ -111,7 +112,7 @@ func BenchmarkChannel(b *testing.B) {
 	ch := make(chan tumble.Event, 1024)
 	source, err := channel.New(channel.Config{ID: "bench", Events: ch})
 	require.NoError(b, err)
-	p, err := tumble.New(tumble.Config{Source: source, Sink: memory.New(), Window: tumble.Window{Size: time.Minute}, Logger: quiet})
+	p, err := tumble.New(tumble.Config{Source: source, Sink: memory.New(memory.Config{}), Window: tumble.Window{Size: time.Minute}, Logger: quiet})
 	require.NoError(b, err)
 	b.ReportAllocs()
 	go func() {

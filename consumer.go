@@ -25,6 +25,7 @@ type consumer struct {
 	retry     backoff
 	readAt    time.Time // earliest time of the next call, after errors
 	all       bool      // every lane must be settled before reading goes on
+	discard   bool      // ... and drops what it holds before: it was read from what the log no longer holds
 	conflicts int       // settled in a row without a batch applied
 	restAt    time.Time // rivals: neither read nor send before
 	committed int64     // last told to the Committer
@@ -53,6 +54,9 @@ var errStopped = errors.New("stopped")
 // consume counts one partition until ctx ends, the partition does, or an error
 // is fatal. It flushes before it returns.
 func (p *Pipeline) consume(ctx context.Context, part Partition) error {
+	if ctx.Err() != nil {
+		return nil // and perhaps there is no sink: see run
+	}
 	c := &consumer{
 		aggregator: newAggregator(part.ID(), p.def, p.shards),
 		p:          p, part: part, all: true, committed: -1,
@@ -210,13 +214,13 @@ func (c *consumer) advance(ctx, sending context.Context) (room <-chan struct{}) 
 	case len(settle) > 0:
 		c.reading = true
 		c.calls.Go(func() { c.answers <- c.resume(ctx, settle) })
-	case c.over != nil:
+	case c.over != nil || c.reviving():
 	default:
 		if room = c.p.books.full(); room != nil {
 			return room
 		}
 		c.reading = true
-		from := c.pos
+		from := Position{c.pos, c.epoch}
 		c.calls.Go(func() {
 			chunk, err := c.part.Fetch(ctx, from)
 			c.answers <- answer{chunk: chunk, err: err}
@@ -238,24 +242,44 @@ func (c *consumer) take(ctx context.Context, a answer) {
 		c.read(a.chunk)
 	case errors.Is(a.err, ErrEnded):
 		c.over, c.ended = ErrEnded, true
+		if errors.Is(a.err, ErrFinal) {
+			c.wm = later(c.wm, markOf(c.def.EndMark(c.wm.time())))
+		}
 	case errors.Is(a.err, io.EOF):
 		c.over = io.EOF
 	case ctx.Err() != nil: // halted, perhaps
 	case errors.Is(a.err, ErrOffsetOutOfRange):
 		// What is pending cannot be read again: it is flushed first.
-		c.settleAll()
-		fallthrough
+		c.settleAll(false)
+		c.failed(a.err)
+	case errors.Is(a.err, ErrTruncated):
+		c.settleAll(true)
+		c.failed(a.err)
 	default:
-		c.calm = calm{}
-		c.readAt = time.Now().Add(c.retry.next())
-		c.trouble(-1, fmt.Errorf("tumble: fetch %s@%d: %w", c.id, c.pos, a.err))
-		c.p.books.change(func(s *Stats) { s.Retries++ })
+		c.failed(a.err)
 	}
 }
 
-// read counts a chunk and books it.
+// failed takes note of a Fetch that failed, and has it repeated after a while.
+func (c *consumer) failed(err error) {
+	c.calm = calm{}
+	c.readAt = time.Now().Add(c.retry.next())
+	c.trouble(-1, fmt.Errorf("tumble: fetch %s@%d: %w", c.id, c.pos, err))
+	c.p.books.change(func(s *Stats) { s.Retries++ })
+}
+
+// read counts a chunk and books it. One that comes after the end of a partition
+// is left for when its lanes have been revived, and its events are read again.
 func (c *consumer) read(ch Chunk) {
 	p := c.p
+	if c.revive(ch.Next) {
+		p.books.change(func(s *Stats) {
+			s.Read += ch.Rejected + ch.Skipped
+			s.Rejected += ch.Rejected
+			s.Skipped += ch.Skipped
+		})
+		return
+	}
 	r, err := c.count(ch, time.Now().Add(p.cfg.MaxAhead).UnixNano())
 	if err != nil {
 		for _, ln := range c.lanes {

@@ -11,36 +11,39 @@ type outcome struct {
 	ln     *lane
 	parcel *parcel // nil: it was a Load
 	repeat bool    // the parcel was sent before, with unknown outcome
+	passed bool    // the frontier has passed the parcel, a revival
 	found  *found  // of a Load or a conflict
 	err    error   // fatal, or the context ended
 }
 
 // launch starts the lane's next call, if there is one.
 func (c *consumer) launch(ctx, sending context.Context, ln *lane, resting bool) {
-	if flushing := c.all && len(ln.queue)+len(ln.open.counters) > 0; c.stop != nil && !ln.busy && (ln.found != nil || ln.reload && !flushing) {
+	flushing := c.all && !c.discard
+	if left := flushing && len(ln.queue)+len(ln.open.counters) > 0; c.stop != nil && !ln.busy && (ln.found != nil || ln.reload && !left) {
 		ln.lost = true // it is not settled, and now never will be
 	}
 	if ln.busy || ln.found != nil || ln.lost {
 		return
 	}
-	if len(ln.queue) == 0 && !ln.reload && c.closing() || c.all && len(ln.open.counters) > 0 {
+	if len(ln.queue) == 0 && !ln.reload && c.closing() || flushing && len(ln.open.counters) > 0 {
 		if to := c.target(ln); !to.Same(ln.sealed) {
 			c.seal(ln, to)
 		}
 	}
 	switch {
-	case len(ln.queue) > 0 && (!ln.reload || c.all):
+	case len(ln.queue) > 0 && (!ln.reload || flushing):
 		if b := ln.queue[0]; !resting {
+			b.Writer = ln.writer
 			c.start(ln, func() outcome { return c.deliver(sending, ln, b) })
 		}
 	case ln.reload:
-		c.start(ln, func() outcome { return c.load(ctx, ln, nil) })
+		c.start(ln, func() outcome { return c.load(ctx, ln) })
 	}
 }
 
 func (c *consumer) start(ln *lane, call func() outcome) {
 	ln.busy = true
-	ln.epoch.Add(1)
+	ln.calls.Add(1)
 	c.calls.Go(func() { c.outcomes <- call() })
 }
 
@@ -52,9 +55,11 @@ func (c *consumer) deliver(ctx context.Context, ln *lane, b *parcel) outcome {
 		if err == nil {
 			c.trouble(ln.index, nil)
 			return o
-		} else if errors.Is(err, ErrConflict) {
-			c.p.books.change(func(s *Stats) { s.Conflicts++ })
-			found := c.load(ctx, ln, nil)
+		} else if errors.Is(err, ErrConflict) || errors.Is(err, ErrPassed) {
+			if o.passed = errors.Is(err, ErrPassed); !o.passed {
+				c.p.books.change(func(s *Stats) { s.Conflicts++ })
+			}
+			found := c.load(ctx, ln)
 			o.found, o.err = found.found, found.err
 			return o
 		}
@@ -68,35 +73,31 @@ func (c *consumer) deliver(ctx context.Context, ln *lane, b *parcel) outcome {
 			return o
 		}
 		o.repeat, o.err = true, nil
+		b.Writer = newWriter() // the store may have lost what it did the first time
 	}
 }
 
-// load finds what is stored in the lane's shard, storing what it lacks; restart,
-// if set, is where the partition begins anew.
-func (c *consumer) load(ctx context.Context, ln *lane, restart *Checkpoint) outcome {
-	init := func() map[string]Checkpoint {
-		all := c.p.init()
-		if restart != nil {
-			all[c.id] = *restart
-		}
-		return all
-	}
-	stored, err := c.p.load(ctx, ln.index, init, func(err error) { c.trouble(ln.index, err) })
+// load finds what is stored in the lane's shard, storing what it lacks.
+func (c *consumer) load(ctx context.Context, ln *lane) outcome {
+	state, err := c.p.load(ctx, ln.index, c.p.init, func(err error) { c.trouble(ln.index, err) })
 	if err != nil {
 		return outcome{ln: ln, err: err}
 	}
-	mine, ok := stored[c.id]
+	mine, ok := state.Checkpoints[c.id]
 	if !ok {
 		return outcome{ln: ln, err: fmt.Errorf("tumble: load shard %d: the sink did not store partition %s", ln.index, c.id)}
 	}
-	return outcome{ln: ln, found: &found{mine, c.p.def.Frontier(stored)}}
+	return outcome{ln: ln, found: &found{mine, state.Frontier, state.Floor}}
 }
 
 // settleCall takes the outcome of a lane's call.
 func (c *consumer) settleCall(ctx context.Context, o outcome) {
 	ln := o.ln
 	ln.busy = false
-	ln.epoch.Add(1)
+	ln.calls.Add(1)
+	if o.parcel != nil {
+		ln.writer = o.parcel.Writer
+	}
 	if o.err != nil {
 		ln.lost = true
 		c.fail(ctx, o.err)
@@ -105,7 +106,7 @@ func (c *consumer) settleCall(ctx context.Context, o outcome) {
 	mine := o.found == nil
 	if o.parcel == nil || !mine && !o.found.stored.Same(o.parcel.To) {
 		ln.found = o.found
-		if o.parcel != nil {
+		if o.parcel != nil && !o.passed {
 			c.suspect(ln, o.found.stored)
 		}
 		return
@@ -115,6 +116,9 @@ func (c *consumer) settleCall(ctx context.Context, o outcome) {
 	b := o.parcel
 	ln.queue = ln.queue[1:]
 	ln.stored = b.To
+	if b.To.Log == b.From.Log && b.To.Offset < b.From.Offset {
+		c.committed = -1 // it falls with a log that was truncated
+	}
 	c.p.books.change(func(s *Stats) {
 		s.Flushes++
 		s.Pending -= b.tally.events()

@@ -21,19 +21,25 @@ import (
 func Example() {
 	ctx := context.Background()
 	events := make(chan tumble.Event, 1024)
-	source, err := channel.New(channel.Config{ID: "clicks", Events: events})
+	source, err := channel.New(channel.Config{ID: "clicks", Events: events, Final: true})
 	if err != nil {
 		log.Fatal(err)
 	}
-	counts := memory.New()
-	pipeline, err := tumble.New(tumble.Config{Source: source, Sink: counts, Window: tumble.Window{Size: time.Minute}})
+	counts := memory.New(memory.Config{})
+	pipeline, err := tumble.New(tumble.Config{
+		Source:   source,
+		Sink:     counts,
+		Window:   tumble.Window{Size: time.Minute},
+		Grace:    10 * time.Second, // for events that are out of order
+		DropLate: true,             // those that come later still are not counted
+	})
 	if err != nil {
 		log.Fatal(err)
 	}
 
 	noon := time.Date(2023, 10, 1, 12, 0, 0, 0, time.UTC)
 	go func() {
-		defer close(events) // nothing more to come: every window becomes final
+		defer close(events) // nothing more to come: with Final, the last windows close too
 		for i := range 100 {
 			events <- tumble.Event{Key: "user_1", Time: noon.Add(time.Duration(i) * time.Second)}
 		}
@@ -46,8 +52,8 @@ func Example() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	fmt.Println(c.Key, c.Window.Format(time.TimeOnly), c.N, c.Final)
-	// Output: user_1 12:00:00 60 true
+	fmt.Println(c.Key, c.Start.Format(time.TimeOnly), c.N, c.State)
+	// Output: user_1 12:00:00 60 final
 }
 
 // Calendar windows follow the local time of a zone: this day has 23 hours.
@@ -83,7 +89,7 @@ func ExampleStats() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	pipeline, err := tumble.New(tumble.Config{Source: source, Sink: memory.New(), Window: tumble.Window{Size: time.Minute}, Logger: quiet})
+	pipeline, err := tumble.New(tumble.Config{Source: source, Sink: memory.New(memory.Config{}), Window: tumble.Window{Size: time.Minute}, Logger: quiet})
 	if err != nil {
 		log.Fatal(err)
 	}

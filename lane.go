@@ -20,8 +20,8 @@ func (t tally) book(s *Stats) {
 	s.Rejected += t.rejected
 }
 
-// A parcel is a sealed batch: frozen, so that it can be sent again after an
-// unknown outcome.
+// A parcel is a sealed batch: frozen but for its Writer, so that it can be sent
+// again after an unknown outcome.
 type parcel struct {
 	Batch
 	tally tally
@@ -39,9 +39,13 @@ type lane struct {
 	// A lane that is ahead has seen the events up to next already, when reading
 	// went back for another lane; mark is the watermark there. Any other lane
 	// stands where reading stands.
-	ahead bool
-	next  int64
-	mark  mark
+	ahead   bool
+	next    Position
+	mark    mark
+	vouched bool // the source has just said that the log holds what is before next
+
+	writer uint64 // of the batches, see Batch
+	floor  int64  // windows that end at or before it are past retention in the shard, as far as is known
 
 	open  *open
 	tally tally // of the open batch
@@ -52,14 +56,16 @@ type lane struct {
 	reload bool          // Load once empty, then settle
 	found  *found        // what is stored instead; the lane waits to be settled
 	rival  bool          // found by a conflict
+	revive bool          // the lane's partition had ended, and goes on
 	lost   bool          // found while draining: what the lane holds is not sent
-	epoch  atomic.Uint64 // counts calls, so that the poll can tell whether one came in between
+	calls  atomic.Uint64 // counts their begins and ends, so that the poll can tell whether one came in between
 }
 
 // found is what a lane's shard holds, as Load saw it.
 type found struct {
 	stored   Checkpoint // of the lane's partition
 	frontier time.Time  // of the shard
+	floor    time.Time  // of the shard
 }
 
 // empty reports whether the lane holds nothing that was not sent.
@@ -69,16 +75,16 @@ func (ln *lane) empty() bool { return !ln.busy && len(ln.queue) == 0 && len(ln.o
 // deltas is an empty slice to use.
 func (ln *lane) seal(partition string, t *table, to Checkpoint, deltas []Delta) {
 	deltas = slices.Grow(deltas, len(ln.open.counters))
-	var window time.Time
+	var start time.Time
 	for i := range ln.open.counters {
 		c := &ln.open.counters[i]
 		if i == 0 || c.window != ln.open.counters[i-1].window {
-			window = time.Unix(0, c.window).UTC()
+			start = time.Unix(0, c.window).UTC()
 		}
-		deltas = append(deltas, Delta{Window: window, Key: c.key, N: c.n})
+		deltas = append(deltas, Delta{Start: start, Key: c.key, N: c.n})
 	}
 	t.reset(ln.open)
-	ln.queue = append(ln.queue, &parcel{Batch{partition, ln.sealed, to, deltas}, ln.tally})
+	ln.queue = append(ln.queue, &parcel{Batch{Partition: partition, From: ln.sealed, To: to, Deltas: deltas}, ln.tally})
 	ln.sealed = to
 	ln.tally = tally{}
 	ln.due = false

@@ -41,8 +41,10 @@ type logPart struct {
 	log    string
 	events []tumble.Event // by Offset; those of one record share it
 	end    int64          // next Offset
+	epochs []int64        // where each began, but for the first one, which began at 0
 	first  int64          // retention deleted what is before
 	ended  bool
+	final  bool           // it has ended for good
 	grown  chan struct{}  // closed when something is appended
 	holes  map[int64]hole // offsets of records that gave no event
 }
@@ -63,6 +65,36 @@ func (p *logPart) skip(h hole) {
 	}
 	p.holes[p.end] = h
 	p.end++
+}
+
+// truncate takes away what is from end on, as a new leader does that never had it.
+func (p *logPart) truncate(end int64) {
+	at, _ := slices.BinarySearchFunc(p.events, end, func(e tumble.Event, o int64) int { return cmp.Compare(e.Offset, o) })
+	p.events, p.end = p.events[:at:at], end
+	maps.DeleteFunc(p.holes, func(o int64, _ hole) bool { return o >= end })
+	for i, start := range p.epochs {
+		p.epochs[i] = min(start, end)
+	}
+	p.epochs = append(p.epochs, end)
+}
+
+// epoch returns that of the record before an offset.
+func (p *logPart) epoch(offset int64) int32 {
+	n := int32(0)
+	for _, start := range p.epochs {
+		if start < offset {
+			n++
+		}
+	}
+	return n
+}
+
+// until returns where the records of an epoch end, or of the last one before it.
+func (p *logPart) until(epoch int32) int64 {
+	if int(epoch) < len(p.epochs) {
+		return p.epochs[epoch]
+	}
+	return p.end
 }
 
 func newTopic(ids ...string) *topic {
@@ -133,7 +165,7 @@ func (s *logSource) Partitions(ctx context.Context, stored map[string]tumble.Che
 		if s.latest && !known {
 			at = p.end
 		}
-		all[id] = tumble.Checkpoint{Log: p.log, Origin: at, Offset: at}
+		all[id] = tumble.Checkpoint{Log: p.log, Origin: at, Offset: at, Epoch: p.epoch(at)}
 	}
 	return all, nil
 }
@@ -195,20 +227,26 @@ func (p *logPartition) Resume(ctx context.Context, stored tumble.Checkpoint) (tu
 	l := t.parts[p.id]
 	p.log = l.log
 	switch {
-	case stored.Log == l.log && stored.Offset >= l.first:
+	case stored.Log == l.log && stored.Offset >= l.first && stored.Offset <= l.until(stored.Epoch):
 		return stored, nil
 	case !p.s.skipGap:
 		return stored, fmt.Errorf("%s: events from %d to %d are gone", p.id, stored.Offset, l.first)
+	case stored.Log == l.log && stored.Offset > l.until(stored.Epoch):
+		stored.Offset = max(l.first, l.until(stored.Epoch))
+		stored.Origin, stored.Epoch = min(stored.Origin, stored.Offset), l.epoch(stored.Offset)
+		p.reported = min(p.reported, stored.Offset)
+		return stored, nil
 	case stored.Log == l.log:
 		stored.Offset = l.first
 		return stored, nil
 	}
-	return tumble.Checkpoint{Log: l.log, Offset: l.first}, nil
+	return tumble.Checkpoint{Log: l.log, Offset: l.first, Epoch: l.epoch(l.first)}, nil
 }
 
 // Fetch hands out a random number of events, in a buffer that it scribbles over
 // at the next call: keys are borrowed.
-func (p *logPartition) Fetch(ctx context.Context, from int64) (tumble.Chunk, error) {
+func (p *logPartition) Fetch(ctx context.Context, at tumble.Position) (tumble.Chunk, error) {
+	from := at.Offset
 	for i := range p.buf {
 		p.buf[i] = tumble.Event{Key: "overwritten", Offset: -1}
 		for j := range p.keys[i] {
@@ -224,6 +262,10 @@ func (p *logPartition) Fetch(ctx context.Context, from int64) (tumble.Chunk, err
 		l := t.parts[p.id]
 		grown := l.grown
 		end := l.end
+		if l.log == p.log && from > l.until(at.Epoch) {
+			t.mu.Unlock()
+			return tumble.Chunk{}, fmt.Errorf("%v is beyond %d: %w", at, l.until(at.Epoch), tumble.ErrTruncated)
+		}
 		if from < l.first || from > end || l.log != p.log {
 			t.mu.Unlock()
 			return tumble.Chunk{}, fmt.Errorf("%d is not in [%d, %d]: %w", from, l.first, end, tumble.ErrOffsetOutOfRange)
@@ -241,6 +283,10 @@ func (p *logPartition) Fetch(ctx context.Context, from int64) (tumble.Chunk, err
 			for at+n < len(l.events) && l.events[at+n].Offset == l.events[at+n-1].Offset {
 				n++
 			}
+			epoch := l.epoch(l.events[at].Offset + 1)
+			for l.epoch(l.events[at+n-1].Offset+1) != epoch {
+				n--
+			}
 			p.buf, p.keys = p.buf[:0], p.keys[:0]
 			for _, e := range l.events[at : at+n] {
 				key := []byte(e.Key)
@@ -248,8 +294,8 @@ func (p *logPartition) Fetch(ctx context.Context, from int64) (tumble.Chunk, err
 				p.buf = append(p.buf, e)
 				p.keys = append(p.keys, key)
 			}
-			ch := tumble.Chunk{Events: p.buf, Next: p.buf[n-1].Offset + 1, End: end, AsOf: asOf}
-			if at+n == len(l.events) {
+			ch := tumble.Chunk{Events: p.buf, Next: p.buf[n-1].Offset + 1, Epoch: epoch, End: end, AsOf: asOf}
+			if at+n == len(l.events) && l.epoch(end) == epoch {
 				ch.Next = end
 			}
 			p.tell(&ch, l, from)
@@ -257,14 +303,16 @@ func (p *logPartition) Fetch(ctx context.Context, from int64) (tumble.Chunk, err
 			return ch, nil
 		}
 		if from < end { // holes alone
-			ch := tumble.Chunk{Next: end, End: end, AsOf: asOf}
+			ch := tumble.Chunk{Next: end, Epoch: l.epoch(end), End: end, AsOf: asOf}
 			p.tell(&ch, l, from)
 			t.mu.Unlock()
 			return ch, nil
 		}
-		ended := l.ended
+		ended, final := l.ended, l.final
 		t.mu.Unlock()
 		switch {
+		case ended && final:
+			return tumble.Chunk{}, tumble.ErrFinal
 		case ended:
 			return tumble.Chunk{}, tumble.ErrEnded
 		case p.s.untilEnd:
@@ -295,250 +343,6 @@ func (p *logPartition) tell(ch *tumble.Chunk, l *logPart, from int64) {
 
 // borrowed makes a string of b without a copy, as a source's keys may be.
 func borrowed(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
-
-// A cell is one window and key.
-type cell struct {
-	window int64 // start, Unix nanoseconds
-	key    string
-}
-
-// A store is a sink that breaks on demand; it is what all processes share.
-type store struct {
-	mu     sync.Mutex
-	def    tumble.Definition
-	shards []*storeShard
-	// fault, if set, decides what becomes of a call. It is called under mu.
-	fault func(shard int, b *tumble.Batch) fault
-	// applied, if set, is told of each batch that was applied, and of the
-	// shard's frontier before. It is called under mu.
-	applied func(shard int, b tumble.Batch, frontier time.Time)
-}
-
-type storeShard struct {
-	counts map[cell]int64
-	stored map[string]tumble.Checkpoint
-	late   []tumble.Batch // copies that arrive again later
-}
-
-// A fault is what becomes of an Apply (or of a Load, if there is no batch).
-type fault int
-
-const (
-	fine    fault = iota
-	refused       // not applied, error
-	lost          // applied, error
-	doubled       // applied, and a copy arrives again later
-	delayed       // error; it arrives later
-	hung          // no answer until the context ends
-	slow          // done at once, answered a second later
-)
-
-func newStore(shards int) *store {
-	s := &store{}
-	for range shards {
-		s.shards = append(s.shards, &storeShard{counts: map[cell]int64{}, stored: map[string]tumble.Checkpoint{}})
-	}
-	return s
-}
-
-func (s *store) Open(ctx context.Context, def tumble.Definition) ([]tumble.Shard, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.def != (tumble.Definition{}) && !s.def.Same(def) {
-		return nil, tumble.ErrDefinition
-	}
-	s.def = def
-	var shards []tumble.Shard
-	for i := range s.shards {
-		shards = append(shards, shardOf{s, i})
-	}
-	return shards, nil
-}
-
-type shardOf struct {
-	*store
-	index int
-}
-
-func (s shardOf) ask(ctx context.Context, b *tumble.Batch) (fault, error) {
-	f := fine
-	s.mu.Lock()
-	if s.store.fault != nil {
-		f = s.store.fault(s.index, b)
-	}
-	s.mu.Unlock()
-	switch f {
-	case refused:
-		return f, errFault
-	case delayed:
-		if b == nil {
-			return f, errFault
-		}
-		late := *b
-		late.Deltas = slices.Clone(b.Deltas)
-		s.mu.Lock()
-		sh := s.shards[s.index]
-		sh.late = append(sh.late, late)
-		s.mu.Unlock()
-		return f, errFault
-	case hung:
-		<-ctx.Done()
-		return f, ctx.Err()
-	}
-	return f, ctx.Err()
-}
-
-func (s shardOf) Load(ctx context.Context, init map[string]tumble.Checkpoint) (map[string]tumble.Checkpoint, error) {
-	f, err := s.ask(ctx, nil)
-	if err != nil {
-		return nil, err
-	}
-	if f == slow {
-		defer time.Sleep(time.Second)
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	sh := s.shards[s.index]
-	frontier := s.def.Frontier(sh.stored)
-	for id, c := range init {
-		old, ok := sh.stored[id]
-		if ok && !(old.Ended && old.Log != c.Log) {
-			continue
-		}
-		if frontier.After(c.Watermark) {
-			c.Watermark = frontier
-		}
-		sh.stored[id] = c
-	}
-	return maps.Clone(sh.stored), nil
-}
-
-func (s shardOf) Apply(ctx context.Context, b tumble.Batch) error {
-	f, err := s.ask(ctx, &b)
-	if err != nil {
-		return err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	sh := s.shards[s.index]
-	frontier := s.def.Frontier(sh.stored)
-	if err := sh.apply(s.def, b); err != nil {
-		return err
-	}
-	if s.applied != nil {
-		s.applied(s.index, b, frontier)
-	}
-	switch f {
-	case lost:
-		return errFault
-	case doubled:
-		b.Deltas = slices.Clone(b.Deltas)
-		sh.late = append(sh.late, b)
-	}
-	return nil
-}
-
-func (sh *storeShard) apply(def tumble.Definition, b tumble.Batch) error {
-	if c, ok := sh.stored[b.Partition]; !ok || !c.Same(b.From) {
-		return fmt.Errorf("%w: %v, not %v", tumble.ErrConflict, c, b.From)
-	}
-	if err := lawful(b); err != nil {
-		panic(err)
-	}
-	for _, d := range b.Deltas {
-		sh.counts[cell{d.Window.UnixNano(), d.Key}] += d.N
-	}
-	sh.stored[b.Partition] = b.To
-	frontier := def.Frontier(sh.stored)
-	for c := range sh.counts {
-		_, end := def.Window.Bounds(time.Unix(0, c.window))
-		if _, expired := def.Finality(frontier, end); expired {
-			delete(sh.counts, c)
-		}
-	}
-	return nil
-}
-
-// lawful checks what Batch promises to a sink.
-func lawful(b tumble.Batch) error {
-	rebase := b.From.Log != b.To.Log
-	seen := map[cell]bool{}
-	for _, d := range b.Deltas {
-		c := cell{d.Window.UnixNano(), d.Key}
-		if d.N <= 0 || seen[c] || rebase {
-			return fmt.Errorf("delta %v in %v", d, b)
-		}
-		seen[c] = true
-	}
-	switch {
-	case b.From.Watermark.After(b.To.Watermark):
-		return fmt.Errorf("watermark goes back: %v to %v", b.From, b.To)
-	case !rebase && (b.To.Origin != b.From.Origin || b.To.Offset < b.From.Offset):
-		return fmt.Errorf("offset goes back: %v to %v", b.From, b.To)
-	case b.To.Same(b.From):
-		return fmt.Errorf("nothing changes: %v", b.From)
-	case b.To.Offset == b.From.Offset && len(b.Deltas) > 0:
-		return fmt.Errorf("counts without offsets: %v", b)
-	}
-	return nil
-}
-
-// repeat lets old batches arrive, and copies of them.
-func (s *store) repeat() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for i, sh := range s.shards {
-		for _, b := range sh.late {
-			frontier := s.def.Frontier(sh.stored)
-			if sh.apply(s.def, b) == nil && s.applied != nil {
-				s.applied(i, b, frontier)
-			}
-		}
-		sh.late = nil
-	}
-}
-
-// snapshot copies a shard, for restore to bring back later.
-func (s *store) snapshot(i int) *storeShard {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return &storeShard{counts: maps.Clone(s.shards[i].counts), stored: maps.Clone(s.shards[i].stored)}
-}
-
-func (s *store) restore(i int, old *storeShard) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.shards[i] = &storeShard{counts: maps.Clone(old.counts), stored: maps.Clone(old.stored), late: s.shards[i].late}
-}
-
-// counts returns all counts.
-func (s *store) counts() map[cell]int64 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	all := map[cell]int64{}
-	for _, sh := range s.shards {
-		maps.Copy(all, sh.counts)
-	}
-	return all
-}
-
-func (s *store) stored(shard int, id string) tumble.Checkpoint {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.shards[shard].stored[id]
-}
-
-func (s *store) frontier(shard int) time.Time {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.def.Frontier(s.shards[shard].stored)
-}
-
-func (s *store) setFault(f func(shard int, b *tumble.Batch) fault) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.fault = f
-}
 
 // count is the model: a plain loop over the log.
 func count(w tumble.Window, logs ...[]tumble.Event) map[cell]int64 {
@@ -735,7 +539,7 @@ func model(t *testing.T, seed uint64) {
 			sink.repeat()
 		case action == 9 && rng.IntN(5) == 0: // all data lost
 			for i := range sink.shards {
-				sink.restore(i, &storeShard{counts: map[cell]int64{}, stored: map[string]tumble.Checkpoint{}})
+				sink.restore(i, newShard())
 			}
 		}
 		time.Sleep(time.Duration(rng.IntN(3000)) * time.Millisecond)

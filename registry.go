@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"time"
 )
 
 // register writes every partition of the source into every shard, one shard
@@ -19,11 +20,11 @@ func (p *Pipeline) register(ctx context.Context) error {
 	defer func() { <-p.registering }()
 	known := map[string]Checkpoint{}
 	for i := range p.shards {
-		stored, err := p.load(ctx, i, nil, nil)
+		state, err := p.load(ctx, i, nil, nil)
 		if err != nil {
 			return err
 		}
-		merge(known, stored)
+		merge(known, state.Checkpoints)
 	}
 	all, err := p.cfg.Source.Partitions(ctx, known)
 	if err != nil {
@@ -40,11 +41,11 @@ func (p *Pipeline) register(ctx context.Context) error {
 	known = map[string]Checkpoint{}
 	for i := range p.shards {
 		// Who was faster in the first shard has the word on all others.
-		stored, err := p.load(ctx, i, p.init, nil)
+		state, err := p.load(ctx, i, p.init, nil)
 		if err != nil {
 			return err
 		}
-		merge(known, stored)
+		merge(known, state.Checkpoints)
 		p.mu.Lock()
 		p.learn(known)
 		p.mu.Unlock()
@@ -84,7 +85,7 @@ func merge(known, stored map[string]Checkpoint) {
 			continue
 		}
 		if !c.Ended {
-			c = Checkpoint{Log: c.Log, Origin: c.Origin, Offset: c.Origin}
+			c = Checkpoint{Log: c.Log, Origin: c.Origin, Offset: c.Origin, Epoch: -1}
 		}
 		known[id] = c
 	}
@@ -96,7 +97,7 @@ func (p *Pipeline) learn(known map[string]Checkpoint) {
 	registry := maps.Clone(p.first)
 	maps.Copy(registry, p.registry)
 	for id, c := range known {
-		// A log that ended is over where the source has another: see Load.
+		// A log that ended is over where the source has another.
 		if first, ok := p.first[id]; ok && c.Ended && c.Log != first.Log {
 			continue
 		}
@@ -114,26 +115,25 @@ func (p *Pipeline) init() map[string]Checkpoint {
 
 // load loads a shard, however long it takes: it fails only when ctx ends or the
 // error is fatal. tell, if set, is called with each error and with nil at last.
-func (p *Pipeline) load(ctx context.Context, shard int, init func() map[string]Checkpoint, tell func(error)) (map[string]Checkpoint, error) {
+func (p *Pipeline) load(ctx context.Context, shard int, init func() map[string]Checkpoint, tell func(error)) (ShardState, error) {
 	for wait := (backoff{}); ; {
 		var missing map[string]Checkpoint
 		if init != nil {
 			missing = init()
 		}
-		stored, err := p.shards[shard].Load(ctx, missing)
+		state, err := p.ask(ctx, shard, missing)
 		if err == nil {
-			p.saw(shard, stored)
 			if tell != nil {
 				tell(nil)
 			}
-			return stored, nil
+			return state, nil
 		}
 		err = fmt.Errorf("tumble: load shard %d: %w", shard, err)
 		if errors.Is(err, ErrDefinition) {
-			return nil, err
+			return state, err
 		}
 		if ctx.Err() != nil {
-			return nil, ctx.Err()
+			return state, ctx.Err()
 		}
 		if tell != nil {
 			tell(err)
@@ -142,7 +142,89 @@ func (p *Pipeline) load(ctx context.Context, shard int, init func() map[string]C
 		}
 		p.books.change(func(s *Stats) { s.Retries++ })
 		if !wait.sleep(ctx, nil) {
-			return nil, ctx.Err()
+			return state, ctx.Err()
 		}
 	}
+}
+
+// endWait is how long EndPartition gives pipelines to object: time for three
+// polls of each.
+const endWait = 3 * pollEvery
+
+// EndPartition marks a partition as one that nobody will ever read again, in
+// every shard of s, so that windows need not wait for it: a channel whose
+// process will not come back, a topic that is no longer counted. s must also be
+// a Reader.
+//
+// It takes 15 seconds, in which each pipeline whose source has the partition may
+// object: then the error wraps ErrObjected, or ErrConflict if the partition moved
+// on. A partition that is not known is an error, too. An error names the shards in
+// which the partition has ended already. Should the partition go on after all, it
+// goes on at the frontier, and what is closed stays so.
+func EndPartition(ctx context.Context, s Sink, partition string) error {
+	if err := endPartition(ctx, s, partition); err != nil {
+		return fmt.Errorf("tumble: end %s: %w", partition, err)
+	}
+	return nil
+}
+
+func endPartition(ctx context.Context, s Sink, partition string) error {
+	r, ok := s.(Reader)
+	if !ok {
+		return fmt.Errorf("the sink %T is no Reader, which tells its definition", s)
+	}
+	def, err := r.Definition(ctx)
+	if err != nil {
+		return err
+	}
+	shards, err := s.Open(ctx, def)
+	if err != nil {
+		return err
+	}
+	// Nothing is announced unless every shard knows the partition.
+	live := false
+	for i, shard := range shards {
+		state, err := shard.Load(ctx, LoadRequest{})
+		if err != nil {
+			return fmt.Errorf("shard %d: %w", i, err)
+		}
+		c, ok := state.Checkpoints[partition]
+		if !ok {
+			return fmt.Errorf("shard %d knows no such partition", i)
+		}
+		live = live || !c.Ended
+	}
+	if !live {
+		return nil
+	}
+	token := newWriter()
+	for i, shard := range shards {
+		if _, err := shard.Load(ctx, LoadRequest{Announce: map[string]uint64{partition: token}}); err != nil {
+			return fmt.Errorf("announce it to shard %d: %w", i, err)
+		}
+	}
+	t := time.NewTimer(endWait)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	var ended []int
+	for i, shard := range shards {
+		state, err := shard.Load(ctx, LoadRequest{})
+		if from := state.Checkpoints[partition]; err == nil && !from.Ended {
+			to := from
+			to.Ended = true
+			err = shard.Apply(ctx, Batch{Partition: partition, Writer: newWriter(), Token: token, From: from, To: to})
+		}
+		switch {
+		case err != nil && ended != nil:
+			return fmt.Errorf("shard %d: %w (it has ended in the shards %v)", i, err, ended)
+		case err != nil:
+			return fmt.Errorf("shard %d: %w", i, err)
+		}
+		ended = append(ended, i)
+	}
+	return nil
 }

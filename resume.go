@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 )
 
@@ -39,8 +40,10 @@ func (c *consumer) resume(ctx context.Context, lanes []*lane) answer {
 	return a
 }
 
-func (c *consumer) settleAll() {
-	c.all = true
+// settleAll settles every lane before reading goes on. Unless they are to
+// discard what they hold, it is flushed first.
+func (c *consumer) settleAll(discard bool) {
+	c.all, c.discard = true, discard
 	for _, ln := range c.lanes {
 		ln.reload = true
 	}
@@ -52,10 +55,10 @@ func (c *consumer) settleAll() {
 func (c *consumer) adopt(ctx context.Context, a answer) {
 	for _, ln := range c.lanes {
 		if !ln.ahead {
-			ln.ahead, ln.next, ln.mark = true, c.pos, c.wm
+			ln.ahead, ln.next, ln.mark = true, Position{c.pos, c.epoch}, c.wm
 		}
 	}
-	var rival, again bool
+	var rival, again, truncated bool
 	for i, ln := range a.lanes {
 		found, to := ln.found, a.to[i]
 		rival = rival || ln.rival
@@ -66,31 +69,32 @@ func (c *consumer) adopt(ctx context.Context, a answer) {
 			s.Replayed += events
 			s.Increments -= int64(increments)
 		})
-		if to.Log != found.stored.Log && found.stored.Ended {
-			// Counts as missing: the new log begins at the frontier, which
-			// only the shard can know for sure.
-			c.start(ln, func() outcome { return c.load(ctx, ln, &to) })
-			again = true
-			continue
-		}
-		from, err := c.place(ln, found, to)
+		gone, err := c.place(ln, found, to)
 		if err != nil {
 			ln.lost = true // it stands nowhere
 			c.halt(err)
 			return
 		}
-		if n := c.p.books.lose(c.id, to.Log, from, to.Offset); n > 0 {
-			c.p.cfg.Logger.Error("events can no longer be read and were not counted", "partition", c.id, "from", from, "to", to.Offset, "at most", n)
+		truncated = truncated || gone.counted
+		if n := c.p.books.lose(c.id, gone); n > 0 {
+			message := "events can no longer be read and were not counted"
+			if gone.counted {
+				message = "the log was truncated: events that it no longer holds were counted, and stay so"
+			}
+			c.p.cfg.Logger.Error(message, "partition", c.id, "from", gone.from, "to", gone.to, "at most", n)
 		}
+	}
+	if truncated {
+		c.truncate(a.lanes)
 	}
 	for _, ln := range c.lanes {
 		again = again || ln.sealed.Log != c.lanes[0].sealed.Log
 	}
-	c.all = false
+	c.all, c.discard = false, false
 	c.over, c.ended = nil, false
 	if again {
 		// Offsets of two logs do not compare.
-		c.settleAll()
+		c.settleAll(false)
 		return
 	}
 	if log := c.lanes[0].sealed.Log; log != c.log {
@@ -102,6 +106,41 @@ func (c *consumer) adopt(ctx context.Context, a answer) {
 	if rival {
 		c.rest()
 	}
+}
+
+// truncate has the lanes that were not settled drop what they hold, and settle:
+// they may have read what was truncated.
+func (c *consumer) truncate(settled []*lane) {
+	for _, ln := range c.lanes {
+		if !slices.Contains(settled, ln) {
+			ln.reload = true
+		}
+	}
+}
+
+// revive has the lanes settle that have ended before next, to which reading
+// could move on, so that they go on no earlier than their shards' frontiers. It
+// reports whether there are any.
+func (c *consumer) revive(next int64) (any bool) {
+	for _, ln := range c.lanes {
+		at := c.pos
+		if ln.ahead {
+			at = ln.next.Offset
+		}
+		if ln.sealed.Ended && at < next && !ln.lost {
+			ln.revive, ln.reload, any = true, true, true
+		}
+	}
+	return any
+}
+
+// reviving reports whether a shard has yet to take back that the partition has
+// ended there. As long as reading waits for that, the frontier has little time to
+// pass the revival.
+func (c *consumer) reviving() bool {
+	return slices.ContainsFunc(c.lanes, func(ln *lane) bool {
+		return !ln.lost && (ln.revive || len(ln.queue) > 0 && ln.queue[0].From.Ended && !ln.queue[0].To.Ended)
+	})
 }
 
 // rest gives way to another process that counts this partition.

@@ -196,6 +196,7 @@ func (s slowShard) Apply(ctx context.Context, b tumble.Batch) error {
 // wrongSource answers wrongly when it is told to.
 type wrongSource struct {
 	*logSource
+	before func(tumble.Position) // a Fetch
 	chunk  func(*tumble.Chunk)
 	resume func(*tumble.Checkpoint) error
 }
@@ -209,7 +210,10 @@ type wrongPartition struct {
 	s *wrongSource
 }
 
-func (p wrongPartition) Fetch(ctx context.Context, from int64) (tumble.Chunk, error) {
+func (p wrongPartition) Fetch(ctx context.Context, from tumble.Position) (tumble.Chunk, error) {
+	if p.s.before != nil {
+		p.s.before(from)
+	}
 	ch, err := p.Partition.Fetch(ctx, from)
 	if err == nil && p.s.chunk != nil {
 		p.s.chunk(&ch)
@@ -244,7 +248,7 @@ func TestAWrongChunkIsNotCountedTwice(t *testing.T) {
 	})
 }
 
-// A Resume that goes back stops the pipeline; what was dropped then must not be
+// A Resume that makes no sense stops the pipeline; what was dropped then must not be
 // passed over by the last flush.
 func TestAWrongResumeLosesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -256,9 +260,9 @@ func TestAWrongResumeLosesNothing(t *testing.T) {
 		early := sink.snapshot(0)
 		log.add("a", at(0, "y"), at(0, "z"))
 		time.Sleep(time.Second)
-		source.resume = func(c *tumble.Checkpoint) error { c.Offset--; return nil }
+		source.resume = func(c *tumble.Checkpoint) error { c.Origin = 5; return nil }
 		sink.restore(0, early)
-		require.ErrorContains(t, p.ends(), "which is not after it")
+		require.ErrorContains(t, p.ends(), "which begins elsewhere")
 		p = start(t, tumble.Config{Source: &logSource{topic: log, untilEnd: true}, Sink: sink})
 		require.NoError(t, <-p.done)
 		require.Equal(t, count(tumble.Window{Size: time.Minute}, log.parts["a"].events), sink.counts())
@@ -303,11 +307,11 @@ type pausedShard struct {
 	n int
 }
 
-func (s *pausedShard) Load(ctx context.Context, init map[string]tumble.Checkpoint) (map[string]tumble.Checkpoint, error) {
+func (s *pausedShard) Load(ctx context.Context, r tumble.LoadRequest) (tumble.ShardState, error) {
 	if s.n++; s.n == s.s.nth {
 		time.Sleep(s.s.d)
 	}
-	return s.Shard.Load(ctx, init)
+	return s.Shard.Load(ctx, r)
 }
 
 // What was counted and is then lost by the store, beside a gap that was booked
@@ -565,7 +569,7 @@ func TestAConflictAtTheEndReadsAgain(t *testing.T) {
 		sink.setFault(func(_ int, b *tumble.Batch) fault {
 			if b != nil && first {
 				first = false
-				c := tumble.Batch{Partition: "a", From: b.From, To: b.From, Deltas: []tumble.Delta{{Window: t0, Key: "x", N: 1}}}
+				c := tumble.Batch{Partition: "a", Writer: 1, From: b.From, To: b.From, Deltas: []tumble.Delta{{Start: t0, Key: "x", N: 1}}}
 				c.To.Offset, c.To.Watermark = 1, t0
 				require.NoError(t, sink.shards[0].apply(sink.def, c))
 			}
@@ -616,6 +620,6 @@ func (s givenAway) Open(ctx context.Context, def tumble.Definition) ([]tumble.Sh
 
 type givenAwayShard struct{ tumble.Shard }
 
-func (givenAwayShard) Load(context.Context, map[string]tumble.Checkpoint) (map[string]tumble.Checkpoint, error) {
-	return nil, fmt.Errorf("shard 0: %w", tumble.ErrDefinition)
+func (givenAwayShard) Load(context.Context, tumble.LoadRequest) (tumble.ShardState, error) {
+	return tumble.ShardState{}, fmt.Errorf("shard 0: %w", tumble.ErrDefinition)
 }

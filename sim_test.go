@@ -3,6 +3,7 @@ package tumble_test
 import (
 	"cmp"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"maps"
@@ -31,6 +32,8 @@ var shrinking = flag.Duration("shrink", 20*time.Second, "how long TestSimulation
 //	go test -run TestSimulation -seed 4711 .
 func TestSimulation(t *testing.T) {
 	var all tumble.Stats
+	var reads simReads
+	var endings int
 	var shrunk bool
 	n := 0
 	eachSeed(t, 200, func(t *testing.T, seed uint64) {
@@ -38,6 +41,9 @@ func TestSimulation(t *testing.T) {
 		setup, steps := draw(seed)
 		w, err := simulate(t, setup, steps)
 		all = sum(all, w.books())
+		endings += w.endings
+		reads.final += w.readers.reads.final
+		reads.fallen += w.readers.reads.fallen
 		if err == nil {
 			return
 		}
@@ -59,6 +65,7 @@ func TestSimulation(t *testing.T) {
 	for what, n := range map[string]int64{
 		"Counted": all.Counted, "DroppedLate": all.DroppedLate, "Expired": all.Expired, "Rejected": all.Rejected, "Skipped": all.Skipped,
 		"Replayed": all.Replayed, "Pending": all.Pending, "Late": all.Late, "Ahead": all.Ahead, "Lost": all.Lost, "Conflicts": all.Conflicts, "Retries": all.Retries,
+		"final reads": reads.final, "reads during which the store fell back": reads.fallen, "partitions that were ended": int64(endings),
 	} {
 		require.Positive(t, n, what)
 	}
@@ -95,9 +102,10 @@ const (
 	gaps     kind = "gaps"     // retention deletes what is not counted, topics are recreated: bounds
 	channels kind = "channels" // a crash takes events with it
 	latest   kind = "latest"   // counting begins at the end
+	cuts     kind = "cuts"     // logs are truncated and grow again: bounds
 )
 
-var kinds = []kind{plain, plain, plain, judged, judged, promised, promised, gaps, channels, latest}
+var kinds = []kind{plain, plain, plain, judged, judged, promised, promised, gaps, channels, latest, cuts}
 
 // A step is one thing that happens. It means the same without those before it,
 // so that a schedule can be cut down.
@@ -113,7 +121,7 @@ type op string
 var ops = []op{
 	"add", "add", "add", "add", "add", "add", "start", "start", "start", "start all", "stop", "crash", "crash", "assign", "assign", "revoke",
 	"down", "down", "hang", "stall", "snapshot", "snapshot", "restore", "restore all", "wipe", "wipe all", "late batches", "late batches",
-	"grow", "truncate", "recreate", "close", "noise", "calm",
+	"grow", "truncate", "recreate", "close", "noise", "calm", "cut", "cut", "end",
 }
 
 func (s step) String() string {
@@ -168,6 +176,10 @@ func draw(seed uint64) (setup, []step) {
 				ok = s.growth && s.kind != latest
 			case "truncate", "recreate":
 				ok = s.kind == gaps
+			case "cut":
+				ok = s.kind == cuts
+			case "end":
+				ok = s.kind == plain || s.kind == promised || s.kind == cuts
 			case "close":
 				ok = s.kind == channels
 			}
@@ -218,6 +230,7 @@ func simulate(t *testing.T, s setup, steps []step) (*world, error) {
 	w := newWorld(s)
 	synctest.Test(t, func(t *testing.T) {
 		w.began = time.Now()
+		w.readers = w.read()
 		for i := range s.parts() {
 			w.grow(i)
 		}
@@ -252,22 +265,27 @@ type world struct {
 	procs []*simProcess // by slot; nil: none
 	all   []*simProcess // that ever ran
 
+	readers *simReaders // of final counts
+
 	owners map[string][]int // slots that read a partition
 	sent   []simEvent       // all that were ever written
 	first  map[string]int   // initial partitions
 	chans  []chan tumble.Event
 	lossy  map[string]bool // channels of which events may be gone
+	ended  map[string]bool // partitions that somebody ended, or tried to
+	ends   sync.WaitGroup
 
 	old []*storeShard // snapshots
 
-	mu     sync.Mutex
-	noise  int // calls in a thousand that fail
-	rng    *rand.Rand
-	down   map[int]time.Time // shards that refuse
-	hangs  map[int]time.Time // ... that do not answer
-	lost   bool              // the store has lost something
-	final  int64             // events added to windows that were final
-	broken error
+	mu      sync.Mutex
+	noise   int // calls in a thousand that fail
+	rng     *rand.Rand
+	down    map[int]time.Time // shards that refuse
+	hangs   map[int]time.Time // ... that do not answer
+	lost    bool              // the store has lost something
+	final   int64             // events added to windows that were closed
+	endings int               // of partitions that somebody ended
+	broken  error
 }
 
 // A simEvent is an event of the log and where it was written.
@@ -275,12 +293,13 @@ type simEvent struct {
 	tumble.Event
 	id, log string
 	at      time.Time
+	gone    bool // the log was truncated before it
 }
 
 func newWorld(s setup) *world {
 	w := &world{
 		setup: s, log: newTopic(), sink: newStore(s.shards), procs: make([]*simProcess, s.slots),
-		owners: map[string][]int{}, first: map[string]int{}, lossy: map[string]bool{}, old: make([]*storeShard, s.shards),
+		owners: map[string][]int{}, first: map[string]int{}, lossy: map[string]bool{}, ended: map[string]bool{}, old: make([]*storeShard, s.shards),
 		rng: rand.New(rand.NewPCG(s.seed, 2)), down: map[int]time.Time{}, hangs: map[int]time.Time{}, noise: 20,
 	}
 	w.log.rng = rand.New(rand.NewPCG(s.seed, 3))
@@ -322,19 +341,19 @@ func (w *world) applied(shard int, b tumble.Batch, frontier time.Time) {
 	w.mu.Lock()
 	lost := w.lost
 	w.mu.Unlock()
-	if after := w.def.Frontier(w.sink.shards[shard].stored); !lost && after.Before(frontier) {
+	if after := tumble.Frontier(w.sink.shards[shard].stored); !lost && after.Before(frontier) {
 		w.fail("the frontier of shard %d goes back from %v to %v with %v to %v", shard, frontier, after, b.From, b.To)
 	}
 	for _, d := range b.Deltas {
-		_, end := w.def.Window.Bounds(d.Window)
-		if final, _ := w.def.Finality(frontier, end); !final {
+		_, end := w.def.Window.Bounds(d.Start)
+		if end.After(w.def.ClosedAt(frontier)) || frontier.IsZero() {
 			continue
 		}
 		w.mu.Lock()
 		w.final += d.N
 		w.mu.Unlock()
 		if w.def.DropLate && !lost {
-			w.fail("shard %d: %d of %s were added to window %v, which was final at %v", shard, d.N, d.Key, d.Window, frontier)
+			w.fail("shard %d: %d of %s were added to window %v, which was closed at %v", shard, d.N, d.Key, d.Start, frontier)
 		}
 	}
 }
@@ -422,16 +441,16 @@ func (w *world) do(s step) {
 		if w.kind == latest { // the others know where it began
 			for i := range w.shards {
 				if i != shard && len(w.sink.snapshot(i).stored) > 0 {
-					w.restore(shard, &storeShard{})
+					w.replace(shard, newShard())
 					break
 				}
 			}
 			break
 		}
-		w.restore(shard, &storeShard{})
+		w.replace(shard, newShard())
 	case "wipe all":
 		for i := range w.old {
-			w.restore(i, &storeShard{})
+			w.replace(i, newShard())
 		}
 	case "late batches":
 		w.sink.repeat()
@@ -442,6 +461,22 @@ func (w *world) do(s step) {
 		}
 	case "truncate":
 		w.log.change(w.ids[s.on%len(w.ids)], func(p *logPart) { p.first += (p.end - p.first) * int64(s.n) / 1000 })
+	case "cut":
+		id := w.ids[s.on%len(w.ids)]
+		w.log.change(id, func(p *logPart) {
+			at := p.first + (p.end-p.first)*int64(s.n)/1000
+			if s.seed%3 == 0 {
+				at = max(at, p.end-10) // the tail, as most often
+			}
+			for i := range w.sent {
+				if e := &w.sent[i]; e.id == id && e.Offset >= at {
+					e.gone = true
+				}
+			}
+			p.truncate(at)
+		})
+	case "end":
+		w.endPartition(w.ids[s.n%len(w.ids)])
 	case "recreate":
 		w.log.change(w.ids[s.on%len(w.ids)], func(p *logPart) {
 			*p = logPart{log: fmt.Sprintf("log-%v", time.Since(w.began)), grown: p.grown}
@@ -465,17 +500,17 @@ func (w *world) do(s step) {
 }
 
 func (w *world) restore(shard int, old *storeShard) {
-	if old == nil || w.kind == latest && len(old.stored) == 0 && old.counts != nil {
+	if old == nil || w.kind == latest && len(old.stored) == 0 {
 		return
 	}
+	w.replace(shard, old)
+}
+
+func (w *world) replace(shard int, old *storeShard) {
 	w.mu.Lock()
 	w.lost = true
 	w.mu.Unlock()
-	c := &storeShard{counts: maps.Clone(old.counts), stored: maps.Clone(old.stored)}
-	if c.counts == nil {
-		c.counts, c.stored = map[cell]int64{}, map[string]tumble.Checkpoint{}
-	}
-	w.sink.restore(shard, c)
+	w.sink.restore(shard, old)
 }
 
 // add writes n events, out of order, some late, some far ahead, some with no
@@ -498,7 +533,7 @@ func (w *world) add(id string, n int, rng *rand.Rand) {
 	}
 	if w.kind == channels {
 		for _, e := range events {
-			w.sent = append(w.sent, simEvent{e, id, "", now})
+			w.sent = append(w.sent, simEvent{Event: e, id: id, at: now})
 			w.chans[slices.Index(w.ids, id)] <- e
 		}
 		return
@@ -506,7 +541,7 @@ func (w *world) add(id string, n int, rng *rand.Rand) {
 	w.log.change(id, func(p *logPart) {
 		for len(events) > 0 {
 			size := 1
-			if x := rng.IntN(40); w.kind != gaps && x < 4 { // what is lost is bounded in offsets
+			if x := rng.IntN(40); w.kind != gaps && w.kind != cuts && x < 4 { // what is lost is bounded in offsets
 				size = min(len(events), []int{2, 5, 20, simRecord}[x])
 			} else if x > 35 {
 				p.skip(hole(rng.IntN(3)))
@@ -514,7 +549,7 @@ func (w *world) add(id string, n int, rng *rand.Rand) {
 			at := len(p.events)
 			p.append(events[:size]...)
 			for _, e := range p.events[at:] {
-				w.sent = append(w.sent, simEvent{e, id, p.log, now})
+				w.sent = append(w.sent, simEvent{Event: e, id: id, log: p.log, at: now})
 			}
 			events = events[size:]
 		}
@@ -579,7 +614,7 @@ func (w *world) start(slot int, untilEnd bool) {
 		source = simWrapped{c, p}
 	} else {
 		p.source = &simSource{
-			logSource: &logSource{topic: w.log, latest: w.kind == latest, skipGap: w.kind == gaps, untilEnd: untilEnd},
+			logSource: &logSource{topic: w.log, latest: w.kind == latest, skipGap: w.kind == gaps || w.kind == cuts, untilEnd: untilEnd},
 			p:         p, wake: make(chan struct{}, 1), reading: map[string]bool{},
 		}
 		source = p.source
@@ -617,15 +652,19 @@ func (w *world) await(p *simProcess, closed bool) {
 	if closed {
 		timeout = simSettling // not told to stop
 	}
+	told := false
 	select {
 	case err := <-p.done:
-		if err != nil {
+		if lost := new(channel.LostError); errors.As(err, &lost) {
+			w.lossy[lost.ID], told = true, true
+		} else if err != nil {
 			w.fail("%s: %w", p.name, err)
 		}
 	case <-time.After(timeout):
 		w.fail("%s does not stop", p.name)
 		p.cancel()
 		<-p.done
+		told = true
 	}
 	w.check(p)
 	s := p.Stats()
@@ -633,6 +672,9 @@ func (w *world) await(p *simProcess, closed bool) {
 		w.fail("%s has stopped and still holds something: %+v", p.name, s)
 	}
 	if w.kind == channels && s.Pending > 0 {
+		if !told && !p.dead {
+			w.fail("%s has stopped with %d events that it did not count, and says nothing", p.name, s.Pending)
+		}
 		w.lossy[w.ids[p.slot]] = true
 	}
 }
@@ -689,6 +731,8 @@ func (w *world) finish() {
 	for _, p := range w.all {
 		w.await(p, false)
 	}
+	w.ends.Wait()
+	w.readers.end()
 	if w.err() == nil {
 		w.compare()
 	}
@@ -757,13 +801,25 @@ func (w *world) compare() {
 		}
 		for i := range w.shards {
 			c := w.sink.stored(i, id)
-			if c.Log != l.log || c.Offset != l.end || c.Ended || w.kind != gaps && c.Origin != w.sink.stored(0, id).Origin {
+			if c.Log != l.log || c.Offset != l.end || c.Ended && !w.ended[id] || w.kind != gaps && c.Origin != w.sink.stored(0, id).Origin {
 				w.fail("shard %d holds %s at %v, the first has %v, the end is %d of %s", i, id, c, w.sink.stored(0, id), l.end, l.log)
 			}
 			if w.kind == judged && !c.Watermark.Equal(top) {
 				w.fail("shard %d holds %s at %v, the watermark is %v", i, id, c, top)
 			}
 		}
+	}
+	if w.kind == cuts {
+		// No more is counted twice, or of what is gone, than the books say.
+		for _, e := range w.sent {
+			if !e.gone && !e.Time.IsZero() {
+				total--
+			}
+		}
+		if total > all.Lost {
+			w.fail("%d events are counted that no log holds, the books say %d offsets at most", total, all.Lost)
+		}
+		return
 	}
 	if w.kind != gaps || recreated {
 		return
@@ -795,7 +851,7 @@ func (w *world) bounds() (low, high map[cell]int64) {
 		}
 		start, end := w.def.Window.Bounds(e.Time)
 		shard := int(tumble.Hash(e.Key) % uint64(w.shards))
-		_, expired := w.def.Finality(w.sink.frontier(shard), end)
+		expired := !end.After(w.sink.snapshot(shard).floor)
 		mark := marks[e.id]
 		if e.Time.After(mark) {
 			marks[e.id] = e.Time
@@ -803,8 +859,9 @@ func (w *world) bounds() (low, high map[cell]int64) {
 		sure, perhaps := true, true
 		switch w.kind {
 		case judged:
-			final, gone := w.def.Finality(mark, end)
-			if final && w.def.DropLate || gone || expired {
+			closed := w.def.ClosedAt(mark)
+			state := w.def.State(closed, w.def.FloorAt(closed), end)
+			if state == tumble.Final || state == tumble.Expired || expired {
 				sure, perhaps = false, false
 			}
 		case promised:
@@ -817,6 +874,8 @@ func (w *world) bounds() (low, high map[cell]int64) {
 			sure = e.log == l.log && e.Offset >= l.first
 		case channels:
 			sure = !w.lossy[e.id] && !w.lost && !w.def.DropLate
+		case cuts:
+			sure = !e.gone
 		case latest:
 			perhaps = e.Offset >= w.sink.stored(0, e.id).Origin
 			sure = perhaps

@@ -7,19 +7,23 @@ import (
 	"time"
 )
 
+// For those who write a Sink. Users of a pipeline need sink/redis or
+// sink/memory, and EndPartition.
+
 // A Checkpoint says how far the counts of one partition reach in one shard.
 type Checkpoint struct {
 	Log       string    // incarnation of the log (Kafka: topic id; a channel: this run)
-	Origin    int64     // where counting began; never changes within a Log
+	Origin    int64     // where counting began; within a Log it changes only if the log is truncated before it
 	Offset    int64     // the next to fetch
+	Epoch     int32     // of the record before Offset, see Position
 	Watermark time.Time // events from Offset on are judged by at least this; zero: none yet, a case of its own
-	Ended     bool      // the source said that there will never be more
+	Ended     bool      // nobody waits for the partition: there is nothing after Offset, or nobody will ever read it
 }
 
 // Same reports whether c and d are the same checkpoint in every field; times
 // are compared as instants.
 func (c Checkpoint) Same(d Checkpoint) bool {
-	return c.Log == d.Log && c.Origin == d.Origin && c.Offset == d.Offset &&
+	return c.Log == d.Log && c.Origin == d.Origin && c.Offset == d.Offset && c.Epoch == d.Epoch &&
 		c.Ended == d.Ended && c.Watermark.Equal(d.Watermark)
 }
 
@@ -32,105 +36,159 @@ func (c Checkpoint) String() string {
 	if c.Ended {
 		ended = " ended"
 	}
-	return fmt.Sprintf("%d (log %s from %d, watermark %s%s)", c.Offset, c.Log, c.Origin, w, ended)
+	return fmt.Sprintf("%d (log %s from %d, epoch %d, watermark %s%s)", c.Offset, c.Log, c.Origin, c.Epoch, w, ended)
 }
 
 // A Delta is an increment: N more events of Key in the window that starts at
-// Window.
+// Start.
 type Delta struct {
-	Window time.Time
-	Key    string
-	N      int64 // > 0
+	Start time.Time
+	Key   string
+	N     int64 // > 0
 }
 
 // A Batch is what a shard applies as one step.
 type Batch struct {
 	Partition string
 
-	// Within a Log, To is not before From. Equal offsets carry a later
-	// Watermark (a promise) or Ended. Another Log is a rebase, without Deltas.
+	// Writer is who sends the batch, a random number that is never 0: another
+	// one after each Load on which a pipeline settled, and for each repetition
+	// of a batch whose outcome is unknown. See Shard.Apply.
+	Writer uint64
+
+	// Token, if not 0, is that of the announcement under which To.Ended is
+	// set by somebody who does not read the partition, see EndPartition.
+	Token uint64
+
+	// From is the checkpoint that the batch starts from. Within a Log, To is
+	// not before From, unless the log was truncated: then there are no Deltas.
+	// Equal offsets carry a later Watermark (a promise) or Ended. Another Log
+	// is a rebase, without Deltas. A To that has not Ended, from a From that
+	// has, is a revival, without Deltas.
 	From, To Checkpoint
 
-	// At most one per window and key, in no order; any number of them, none
-	// included. The sink may read them until Apply returns.
+	// Deltas holds at most one increment per window and key, in no order; any
+	// number of them, none included. The sink may read them until Apply returns.
 	Deltas []Delta
 }
 
 // A Sink stores counts together with the checkpoints they reach to.
 type Sink interface {
-	// Open checks def against what is stored under this sink's name (an error
-	// that wraps ErrDefinition is fatal), stores it if nothing is, and returns
-	// the shards, 1 to 65,535. Key k belongs to shard Hash(k) % len(shards).
-	// Their number never changes for one name.
+	// Open checks def against the definition that is stored under this sink's
+	// name (an error that wraps ErrDefinition is fatal), stores it if there is
+	// none, and returns the shards, 1 to 65,535. Key k belongs to shard
+	// Hash(k) % len(shards). Their number never changes for one name.
 	Open(ctx context.Context, def Definition) ([]Shard, error)
+}
+
+// An Identity tells one set of counts from all others.
+type Identity struct {
+	Name       string // of the counts in their store
+	Store      string // drawn at random when the first is stored; another one if all was lost and is counted again
+	Definition Definition
+}
+
+// An Identifier is a Sink whose counts have an Identity. A Source that shares
+// its partitions out by a group uses it to notice two pipelines that count into
+// different places: each would see a part of the events.
+type Identifier interface {
+	Identity(ctx context.Context) (Identity, error)
 }
 
 // A Shard holds a part of the counts and, for every partition, the checkpoint
 // that they reach to. It commits alone. It is safe for concurrent use.
+//
+// A shard keeps three things for its readers. The closed mark is
+// [Definition.ClosedAt] of its frontier. The floor never falls: windows that end
+// at or before it are past retention. The term is a random number that is
+// another one after a loss: see Apply.
 type Shard interface {
-	// Load stores, in one step, those of init that are missing, their Watermark
-	// raised to the shard's frontier (see [Definition.Frontier]) as it was
-	// before the call, and returns all checkpoints by partition. A stored
-	// checkpoint that has Ended under another Log than init's counts as
-	// missing. It also writes the definition where it is missing and wraps
-	// ErrDefinition where it differs.
-	Load(ctx context.Context, init map[string]Checkpoint) (map[string]Checkpoint, error)
+	// Load stores, in one step, those of r.Init that are missing, their
+	// Watermark raised to the shard's frontier (see [Frontier]) as
+	// it was before the call, and returns the shard's state after that. It
+	// replaces nothing. It also writes the definition where it is missing and
+	// wraps ErrDefinition where it differs. It notes the Retention of the
+	// definition that the shard was opened with as asked for at this moment of
+	// the store's clock: in force is the longest that was asked for within the
+	// last minute. It leaves the term as it is.
+	Load(ctx context.Context, r LoadRequest) (ShardState, error)
 
 	// Apply adds b.Deltas to the counts and moves the partition's checkpoint
 	// from b.From to b.To, doing both or neither. If the stored checkpoint is
 	// not the Same as b.From, or none is stored, it changes nothing and wraps
 	// ErrConflict. After any other error the outcome is unknown, and the
-	// identical batch is sent again; ErrDefinition is fatal. It may forget
-	// windows that the shard's frontier has passed by Grace + Retention.
+	// identical batch is sent again with another Writer; ErrDefinition is
+	// fatal.
+	//
+	// A revival whose To.Watermark is before the frontier, or none where there
+	// is one, changes nothing and wraps ErrPassed. A batch with a Token that is
+	// not announced, or that somebody has objected to, changes nothing and
+	// wraps ErrObjected.
+	//
+	// Each checkpoint is stored with the Writer of the batch that moved it
+	// there, which is no part of Same. A batch of another Writer than the
+	// stored one marks the shard, and the next batch that moves the closed
+	// mark on, this one included, draws a new term and takes the mark away.
+	// So two reads that find a window closed under the same term found the
+	// counts of the same history.
+	//
+	// It may forget windows at or before the floor: those that end Retention
+	// before the closed mark, by the retention in force. Deltas of such windows
+	// are not counted.
 	Apply(ctx context.Context, b Batch) error
+}
+
+// A LoadRequest says what a Load brings. The zero value only asks.
+type LoadRequest struct {
+	// Init holds checkpoints by partition, for the partitions of which the
+	// shard knows nothing.
+	Init map[string]Checkpoint
+
+	// Announce holds, by partition, the tokens of those that somebody is about
+	// to end without reading them. A token replaces the partition's earlier
+	// one and the objections to it.
+	Announce map[string]uint64
+
+	// Object holds tokens, by partition, that this process objects to because
+	// its source has the partition. A token that is not the announced one means
+	// nothing.
+	Object map[string]uint64
+}
+
+// A ShardState is what Load finds.
+type ShardState struct {
+	Checkpoints map[string]Checkpoint // by partition, all of them
+	Announced   map[string]uint64     // tokens by partition, without those that somebody objected to
+	Frontier    time.Time             // Frontier of the Checkpoints
+	Floor       time.Time             // windows that end at or before it are past retention; zero: none
 }
 
 // ErrDefinition is wrapped by a sink that holds counts under another
 // [Definition] than the one it was opened with. It is fatal: adding one
-// definition's counts to another's would make both wrong.
+// definition's counts to another's would make both wrong. See [DefinitionError].
 var ErrDefinition = errors.New("definition differs from the stored one")
+
+// A DefinitionError is an [ErrDefinition] that tells both definitions.
+type DefinitionError struct{ Stored, Wanted Definition }
+
+func (e *DefinitionError) Error() string {
+	return fmt.Sprintf("%v: stored is %v; wanted is %v (under a new name everything is counted from the log)", ErrDefinition, e.Stored, e.Wanted)
+}
+
+func (e *DefinitionError) Unwrap() error { return ErrDefinition }
 
 // ErrConflict is wrapped by [Shard.Apply] when the stored checkpoint is not the
 // batch's From. Nothing was changed.
 var ErrConflict = errors.New("stored checkpoint is not the one the batch starts from")
 
-// End marks a partition as one that nobody will ever read again, in every shard
-// of s, so that windows need not wait for it: a channel whose process will not
-// come back, a topic that is no longer counted. s must also be a Reader. A
-// partition that a process is still counting, or that is not known, is an error.
-func End(ctx context.Context, s Sink, partition string) error {
-	r, ok := s.(Reader)
-	if !ok {
-		return fmt.Errorf("tumble: end %s: the sink %T is no Reader, which tells its definition", partition, s)
-	}
-	def, err := r.Definition(ctx)
-	if err != nil {
-		return fmt.Errorf("tumble: end %s: %w", partition, err)
-	}
-	shards, err := s.Open(ctx, def)
-	if err != nil {
-		return fmt.Errorf("tumble: end %s: %w", partition, err)
-	}
-	for i, shard := range shards {
-		stored, err := shard.Load(ctx, nil)
-		if err != nil {
-			return fmt.Errorf("tumble: end %s: shard %d: %w", partition, i, err)
-		}
-		from, ok := stored[partition]
-		if !ok {
-			return fmt.Errorf("tumble: end %s: shard %d knows no such partition", partition, i)
-		}
-		if from.Ended {
-			continue
-		}
-		to := from
-		to.Ended = true
-		if err := shard.Apply(ctx, Batch{Partition: partition, From: from, To: to}); err != nil {
-			return fmt.Errorf("tumble: end %s: shard %d: %w", partition, i, err)
-		}
-	}
-	return nil
-}
+// ErrPassed is wrapped by [Shard.Apply] when a partition that had ended is to go
+// on with a watermark that the shard's frontier has passed: windows that it
+// would count in may be final. Nothing was changed.
+var ErrPassed = errors.New("the frontier has passed the watermark of a partition that had ended")
+
+// ErrObjected is wrapped by [Shard.Apply] when a batch's Token is not announced,
+// or a pipeline has objected to it. Nothing was changed.
+var ErrObjected = errors.New("a pipeline that has this partition objects to its end")
 
 // Hash maps a key to its shard: key k belongs to shard Hash(k) % shards. It is
 // the same in every version and process, so that a program in another language

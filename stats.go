@@ -13,16 +13,16 @@ import (
 type Stats struct {
 	Read        int64 // events, and records that gave none, that Fetch returned
 	Counted     int64 // their counts are in the sink
-	DroppedLate int64 // of a final window, not counted because of DropLate
+	DroppedLate int64 // of a closed window, not counted because of DropLate
 	Expired     int64 // of a window past retention, not counted
 	Rejected    int64 // could not be understood
 	Skipped     int64 // records with nothing to count
 	Replayed    int64 // read again, or counted by another process
 	Pending     int64 // read, not yet in the sink; what is left at exit is read again by the next run
 
-	Late  int64 // of Counted: came after their window was final
+	Late  int64 // of Counted: came after their window was closed
 	Ahead int64 // of Counted: further than MaxAhead beyond the wall clock
-	Lost  int64 // offsets that could no longer be read: an upper bound of the events lost
+	Lost  int64 // offsets that could no longer be read, and those counted that a truncated log no longer holds: an upper bound of the events by which counts and log differ
 
 	Increments int64 // held in memory now; MaxPending bounds them
 	Flushes    int64 // batches that the sink applied
@@ -46,11 +46,12 @@ type PartitionStats struct {
 // Stats returns the books. It may be called at any time, from any goroutine.
 func (p *Pipeline) Stats() Stats { return p.books.stats() }
 
-// Late is an event that came after its window was final.
+// Late is an event that came after its window was closed.
 type Late struct {
 	Partition string
 	Event     Event     // its Key is borrowed: valid until OnLate returns
-	Window    time.Time // start of its window
+	Start     time.Time // of its window
+	End       time.Time // of its window
 	Watermark time.Time // what the event was judged by
 	Counted   bool      // false: dropped, by DropLate or because the window is past retention
 	Expired   bool      // past Grace + Retention
@@ -126,19 +127,19 @@ func (b *books) full() <-chan struct{} {
 	return b.room
 }
 
-// lose books offsets in [from, to) of a partition's log as lost, and returns
-// how many of them were not yet.
-func (b *books) lose(id, log string, from, to int64) int64 {
+// lose books the offsets that a partition's lane had to give up, and returns how
+// many of them were not booked yet.
+func (b *books) lose(id string, l loss) int64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if from >= to {
+	if l.from >= l.to {
 		return 0
 	}
 	g, ok := b.lost[id]
-	if !ok || g.log != log {
-		g = gap{log, from, from}
+	if !ok || g.log != l.log {
+		g = gap{l.log, l.from, l.from}
 	}
-	all := gap{log, min(g.from, from), max(g.upTo, to)}
+	all := gap{l.log, min(g.from, l.from), max(g.upTo, l.to)}
 	n := (all.upTo - all.from) - (g.upTo - g.from)
 	b.lost[id] = all
 	b.sum.Lost += n

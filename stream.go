@@ -148,6 +148,28 @@ func (p *Pipeline) Run(ctx context.Context) error {
 }
 
 func (p *Pipeline) run(ctx context.Context) error {
+	if err := p.begin(ctx); err != nil {
+		if ctx.Err() != nil {
+			// Stopped before anything was read. The source may hold events that no
+			// later run can fetch: it says so when it is run.
+			return cmp.Or(p.cfg.Source.Run(ctx, p.consume), err)
+		}
+		return err
+	}
+	var wg sync.WaitGroup
+	polling, stop := context.WithCancel(ctx)
+	for i := range p.shards {
+		wg.Go(func() { p.poll(polling, i) })
+	}
+	err := p.cfg.Source.Run(ctx, p.consume)
+	stop()
+	wg.Wait()
+	return err
+}
+
+// begin opens the sink, and registers the source's partitions there.
+func (p *Pipeline) begin(ctx context.Context) error {
+	p.shards = nil
 	shards, err := p.cfg.Sink.Open(ctx, p.def)
 	if err != nil {
 		return fmt.Errorf("tumble: open the sink: %w", err)
@@ -161,16 +183,10 @@ func (p *Pipeline) run(ctx context.Context) error {
 	p.first = map[string]Checkpoint{}
 	p.tops = make([]mark, len(shards))
 	p.mu.Unlock()
-	if err := p.register(ctx); err != nil {
-		return err
+	if sharer, ok := p.cfg.Source.(Sharer); ok {
+		if sink, ok := p.cfg.Sink.(Identifier); ok {
+			sharer.Share(sink.Identity)
+		}
 	}
-	var wg sync.WaitGroup
-	polling, stop := context.WithCancel(ctx)
-	for i := range shards {
-		wg.Go(func() { p.poll(polling, i) })
-	}
-	err = p.cfg.Source.Run(ctx, p.consume)
-	stop()
-	wg.Wait()
-	return err
+	return p.register(ctx)
 }

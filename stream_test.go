@@ -3,7 +3,6 @@ package tumble_test
 import (
 	"context"
 	"fmt"
-	"maps"
 	"math/rand/v2"
 	"slices"
 	"sync/atomic"
@@ -14,7 +13,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tumblestream/tumble"
-	"github.com/tumblestream/tumble/sink/memory"
 )
 
 // Every test below is of one rule, and fails when the rule is taken out.
@@ -42,6 +40,9 @@ func TestAnswerThatIsLostIsAskedForAgain(t *testing.T) {
 				time.Sleep(10 * time.Second)
 				require.NoError(t, p.stop())
 				require.Equal(t, map[cell]int64{{t0.UnixNano(), "x"}: 3}, sink.counts())
+				require.NotEqual(t, sent[0].Writer, sent[1].Writer, "the store may have lost the first")
+				require.Equal(t, sent[1].Writer, sent[2].Writer)
+				sent[0].Writer = sent[1].Writer
 				require.Equal(t, sent[0], sent[1], "the batch is frozen once it was sent")
 				s := p.Stats()
 				balanced(t, s)
@@ -83,7 +84,7 @@ func TestLossOnAQuietTopicIsNoticed(t *testing.T) {
 		time.Sleep(62 * time.Second) // not when a poll is due, which may then see half of it
 		want := sink.counts()
 		for i := range sink.shards {
-			sink.restore(i, &storeShard{counts: map[cell]int64{}, stored: map[string]tumble.Checkpoint{}})
+			sink.restore(i, newShard())
 		}
 		time.Sleep(20 * time.Second)
 		require.Equal(t, want, sink.counts())
@@ -101,7 +102,7 @@ func TestALossIsReadAgainOnce(t *testing.T) {
 		p := start(t, tumble.Config{Source: &logSource{topic: log}, Sink: sink})
 		time.Sleep(62 * time.Second)
 		for i := range sink.shards {
-			sink.restore(i, &storeShard{counts: map[cell]int64{}, stored: map[string]tumble.Checkpoint{}})
+			sink.restore(i, newShard())
 		}
 		log.add("a", at(0, "one shard hears of it now"))
 		time.Sleep(20 * time.Second)
@@ -180,7 +181,7 @@ func TestLate(t *testing.T) {
 			require.EqualValues(t, 4, s.Counted)
 			require.EqualValues(t, 1, s.Late)
 			require.EqualValues(t, 1, sink.counts()[cell{t0.UnixNano(), "late"}])
-			require.Equal(t, []tumble.Late{{Partition: "a", Event: tumble.Event{Key: "late", Time: t0.Add(59 * time.Second), Offset: 2}, Window: t0, Watermark: t0.Add(70 * time.Second), Counted: true}}, late)
+			require.Equal(t, []tumble.Late{{Partition: "a", Event: tumble.Event{Key: "late", Time: t0.Add(59 * time.Second), Offset: 2}, Start: t0, End: t0.Add(time.Minute), Watermark: t0.Add(70 * time.Second), Counted: true}}, late)
 		})
 	})
 	t.Run("dropped", func(t *testing.T) {
@@ -209,10 +210,11 @@ func TestLate(t *testing.T) {
 	})
 	t.Run("expired", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			s, sink, late := verdicts(t, tumble.Config{Retention: 10 * time.Second}, events...)
+			seconds := func(s int) int64 { return t0.Add(time.Duration(s) * time.Second).UnixNano() }
+			s, sink, late := verdicts(t, tumble.Config{Window: tumble.Window{Size: 10 * time.Second}, Retention: 10 * time.Second}, events...)
 			require.EqualValues(t, 3, s.Counted)
 			require.EqualValues(t, 1, s.Expired)
-			require.Equal(t, map[cell]int64{{t0.Add(time.Minute).UnixNano(), "y"}: 2}, sink.counts(), "the first window is past retention")
+			require.Equal(t, map[cell]int64{{seconds(70), "y"}: 1, {seconds(80), "y"}: 1}, sink.counts(), "the first window is past retention")
 			require.True(t, late[0].Expired)
 			require.False(t, late[0].Counted)
 		})
@@ -228,6 +230,196 @@ func TestOneBrokenClockDoesNotMakeTheRestLate(t *testing.T) {
 		require.EqualValues(t, 1, sink.counts()[cell{t0.Add(3 * time.Hour).UnixNano(), "ahead"}])
 		require.True(t, sink.stored(0, "a").Watermark.Equal(t0.Add(time.Second)))
 	})
+}
+
+// Of a partition whose every event was beyond MaxAhead no window would ever
+// close: once the clock has passed them they say how far event time is, if nothing
+// comes that says more.
+func TestTheClockPassesWhatWasAhead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, sink := newTopic("a"), newStore(2)
+		log.add("a", at(3*3600, "ahead"), at(3*3600-30, "ahead"))
+		p := start(t, tumble.Config{Source: &logSource{topic: log}, Sink: sink, DropLate: true})
+		time.Sleep(3*time.Hour - time.Minute)
+		require.True(t, sink.stored(0, "a").Watermark.IsZero(), "%v", sink.stored(0, "a"))
+		time.Sleep(time.Minute + 5*time.Second)
+		w := sink.stored(0, "a").Watermark
+		require.True(t, w.Equal(t0.Add(3*time.Hour)), "%v", w)
+		time.Sleep(2 * time.Minute)
+		require.False(t, closed(sink, 0).Before(t0.Add(3*time.Hour+time.Minute)), "%v", closed(sink, 0))
+		require.NoError(t, p.stop())
+		require.EqualValues(t, 2, p.Stats().Ahead)
+	})
+}
+
+// A busy partition goes by what it reads: the clock says nothing there.
+func TestWhatWasAheadSaysNothingToABusyPartition(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, sink := newTopic("a"), newStore(2)
+		log.add("a", at(2*3600, "ahead"))
+		p := start(t, tumble.Config{Source: &logSource{topic: log}, Sink: sink, DropLate: true})
+		for range 3 * 3600 * 4 {
+			log.add("a", at(1, "x"))
+			time.Sleep(250 * time.Millisecond)
+		}
+		require.True(t, sink.stored(0, "a").Watermark.Equal(t0.Add(time.Second)))
+		require.NoError(t, p.stop())
+		require.Zero(t, p.Stats().DroppedLate)
+	})
+}
+
+// Another process, with a shorter Retention, has had windows deleted. That they
+// would be kept longer now brings none of them back.
+func TestAWindowBelowTheFloorIsExpired(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, sink := newTopic("a"), newStore(1)
+		log.add("a", at(0, "x"), at(600, "x"))
+		cfg := tumble.Config{Source: &logSource{topic: log, untilEnd: true}, Sink: sink, Idle: -1, Retention: time.Minute}
+		require.NoError(t, start(t, cfg).ends())
+		require.NotContains(t, sink.counts(), cell{t0.UnixNano(), "x"})
+		time.Sleep(2 * time.Minute) // no process asks for the shorter one any more
+		cfg.Retention = time.Hour
+		log.add("a", at(10, "x"), at(599, "x"))
+		p := start(t, cfg)
+		require.NoError(t, p.ends())
+		s := p.Stats()
+		balanced(t, s)
+		require.EqualValues(t, 1, s.Expired)
+		require.EqualValues(t, 1, s.Counted)
+		require.NotContains(t, sink.counts(), cell{t0.UnixNano(), "x"})
+	})
+}
+
+// The same while it runs: the poll tells it of the floor.
+func TestAFloorThatRises(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, sink := newTopic("a"), newStore(1)
+		log.add("a", at(0, "x"), at(600, "x"))
+		p := start(t, tumble.Config{Source: &logSource{topic: log}, Sink: sink, Idle: -1, Retention: time.Hour})
+		time.Sleep(time.Second)
+		sink.mu.Lock()
+		sink.shards[0].floor = t0.Add(5 * time.Minute)
+		sink.mu.Unlock()
+		time.Sleep(6 * time.Second)
+		log.add("a", at(10, "x"), at(599, "x"))
+		time.Sleep(time.Second)
+		require.NoError(t, p.stop())
+		require.EqualValues(t, 1, p.Stats().Expired)
+		require.EqualValues(t, 1, p.Stats().Late)
+	})
+}
+
+func TestRetentionMayDiffer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, sink := newTopic("a"), newStore(1)
+		cfg := tumble.Config{Source: &logSource{topic: log, untilEnd: true}, Sink: sink, Retention: time.Minute}
+		require.NoError(t, start(t, cfg).ends())
+		cfg.Retention = 0
+		require.NoError(t, start(t, cfg).ends())
+		cfg.Grace = time.Second
+		err := start(t, cfg).ends()
+		require.ErrorIs(t, err, tumble.ErrDefinition)
+		var differs *tumble.DefinitionError
+		require.ErrorAs(t, err, &differs)
+		require.Equal(t, time.Second, differs.Wanted.Grace)
+		require.Zero(t, differs.Stored.Grace)
+		require.ErrorContains(t, err, "under a new name everything is counted from the log")
+	})
+}
+
+// A batch names its writer: another one after each settling, so that a store
+// that fell back is known by who counts in it.
+func TestWriters(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, sink := newTopic("a"), newStore(1)
+		var writers []uint64
+		sink.setFault(func(_ int, b *tumble.Batch) fault {
+			if b != nil {
+				writers = append(writers, b.Writer)
+			}
+			return fine
+		})
+		p := start(t, tumble.Config{Source: &logSource{topic: log}, Sink: sink, Idle: -1})
+		add := func() {
+			log.add("a", at(0, "x"))
+			time.Sleep(time.Second)
+		}
+		add()
+		early := sink.snapshot(0)
+		add()
+		sink.restore(0, early)
+		add() // a conflict, and then what was lost
+		add()
+		require.NoError(t, p.stop())
+		require.Len(t, writers, 5)
+		require.Equal(t, writers[0], writers[1])
+		require.Equal(t, writers[1], writers[2], "the conflict")
+		require.NotEqual(t, writers[2], writers[3])
+		require.Equal(t, writers[3], writers[4])
+		require.NotContains(t, writers, uint64(0))
+	})
+}
+
+// A source that is stopped before anything began may hold events all the same: it
+// is run, and tells.
+func TestASourceTellsWhatIsLostThoughNothingBegan(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sink := newStore(1)
+		sink.setFault(func(int, *tumble.Batch) fault { return refused })
+		p := start(t, tumble.Config{Source: forgetful{&logSource{topic: newTopic("a")}}, Sink: sink})
+		time.Sleep(time.Second)
+		require.ErrorIs(t, p.stop(), errFault)
+	})
+}
+
+// forgetful loses events whenever it is stopped.
+type forgetful struct{ *logSource }
+
+func (f forgetful) Run(ctx context.Context, consume func(context.Context, tumble.Partition) error) error {
+	if err := f.logSource.Run(ctx, consume); err != nil {
+		return err
+	}
+	return errFault
+}
+
+// A source whose partitions are shared out by a group is told where the sink
+// counts.
+func TestASharerIsToldTheIdentity(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		source := &sharer{logSource: &logSource{topic: newTopic("a"), untilEnd: true}}
+		require.NoError(t, start(t, tumble.Config{Source: source, Sink: named{newStore(1)}}).ends())
+		require.Equal(t, "clicks", source.told.Name)
+		source.told = tumble.Identity{}
+		require.NoError(t, start(t, tumble.Config{Source: source, Sink: newStore(1)}).ends())
+		require.Equal(t, tumble.Identity{}, source.told, "this sink has none")
+	})
+}
+
+type sharer struct {
+	*logSource
+	ask  func(context.Context) (tumble.Identity, error)
+	told tumble.Identity
+}
+
+func (s *sharer) Share(identity func(context.Context) (tumble.Identity, error)) { s.ask = identity }
+
+func (s *sharer) Partitions(ctx context.Context, stored map[string]tumble.Checkpoint) (all map[string]tumble.Checkpoint, err error) {
+	if s.ask != nil {
+		s.told, err = s.ask(ctx)
+		s.ask = nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return s.logSource.Partitions(ctx, stored)
+}
+
+type named struct{ *store }
+
+func (n named) Identity(context.Context) (tumble.Identity, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return tumble.Identity{Name: "clicks", Definition: n.def}, nil
 }
 
 func TestEventTimesOutOfRangeAreRejected(t *testing.T) {
@@ -262,7 +454,7 @@ func TestReplayJudgesAsBefore(t *testing.T) {
 		again := newStore(4)
 		again.setFault(func(shard int, b *tumble.Batch) fault {
 			if b != nil && faults.IntN(4) == 0 {
-				old := &storeShard{counts: maps.Clone(again.shards[shard].counts), stored: maps.Clone(again.shards[shard].stored)}
+				old := again.shards[shard].clone()
 				time.AfterFunc(time.Duration(faults.IntN(300))*time.Millisecond, func() { again.restore(shard, old) })
 			}
 			return fine
@@ -297,7 +489,7 @@ func TestReplayOfWhatWasAhead(t *testing.T) {
 		time.Sleep(4 * time.Hour)
 		want := sink.counts()
 		require.Len(t, want, 101)
-		sink.restore(0, &storeShard{counts: map[cell]int64{}, stored: map[string]tumble.Checkpoint{}})
+		sink.restore(0, newShard())
 		time.Sleep(20 * time.Second)
 		require.Equal(t, want, sink.counts())
 		require.NoError(t, p.stop())
@@ -327,10 +519,7 @@ func TestASlowPollIsNoLoss(t *testing.T) {
 }
 
 func TestIdle(t *testing.T) {
-	final := func(sink *store, end time.Time) bool {
-		is, _ := sink.def.Finality(sink.frontier(0), end)
-		return is
-	}
+	final := func(sink *store, end time.Time) bool { return !end.After(sink.def.ClosedAt(sink.frontier(0))) }
 	t.Run("a silent partition's watermark follows the clock", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			log, sink := newTopic("a"), newStore(2)
@@ -406,7 +595,7 @@ func (b behind) Run(ctx context.Context, consume func(context.Context, tumble.Pa
 
 type behindPartition struct{ tumble.Partition }
 
-func (b behindPartition) Fetch(ctx context.Context, from int64) (tumble.Chunk, error) {
+func (b behindPartition) Fetch(ctx context.Context, from tumble.Position) (tumble.Chunk, error) {
 	c, err := b.Partition.Fetch(ctx, from)
 	c.End++
 	return c, err
@@ -505,7 +694,8 @@ func TestLanesMeetInOneLog(t *testing.T) {
 			log.add("a", at(0, fmt.Sprint("old-", i)))
 		}
 		p := start(t, tumble.Config{Source: &logSource{topic: log, skipGap: true}, Sink: sink})
-		early := &storeShard{counts: map[cell]int64{}, stored: map[string]tumble.Checkpoint{"a": {Log: "log-1"}}}
+		early := newShard()
+		early.stored["a"] = tumble.Checkpoint{Log: "log-1"}
 		time.Sleep(300 * time.Millisecond)
 		log.add("a", at(0, "old-0")) // so that no Fetch returns when the poll comes
 		time.Sleep(4550 * time.Millisecond)
@@ -544,7 +734,7 @@ func TestHalfEnded(t *testing.T) {
 		time.Sleep(time.Second)
 		require.Equal(t, "log-2", sink.stored(0, "a").Log)
 		require.Equal(t, "log-2", sink.stored(1, "a").Log)
-		require.True(t, sink.frontier(0).Equal(t0.Add(time.Minute)), "%v", sink.frontier(0))
+		require.True(t, sink.frontier(0).Equal(t0.Add(10*time.Second)), "%v", sink.frontier(0))
 		log.add("a", at(20, "x"))
 		time.Sleep(time.Second)
 		require.NoError(t, p.stop())
@@ -552,41 +742,48 @@ func TestHalfEnded(t *testing.T) {
 	})
 }
 
+// A log that has ended holds nobody up. Only one that has ended for good closes
+// its last window, too: else events of a next run may belong to it.
 func TestEnded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		log, sink := newTopic("a"), newStore(2)
-		log.add("a", at(10, "x"))
-		log.change("a", func(l *logPart) { l.ended = true })
-		cfg := tumble.Config{Source: &logSource{topic: log, skipGap: true}, Sink: sink}
-		p := start(t, cfg)
-		require.NoError(t, <-p.done)
-		end := t0.Add(time.Minute)
-		for i := range 2 {
-			require.True(t, sink.stored(i, "a").Ended)
-			require.True(t, sink.stored(i, "a").Watermark.Equal(t0.Add(10*time.Second)), "its watermark stays")
-			require.True(t, sink.frontier(i).Equal(end))
-		}
-		// Another run on the same log has nothing to add, however often.
-		for range 3 {
-			p = start(t, cfg)
-			require.NoError(t, <-p.done)
-			require.True(t, sink.stored(0, "a").Ended)
-			require.True(t, sink.stored(0, "a").Watermark.Equal(t0.Add(10*time.Second)))
-		}
-		// A new log goes on at the frontier: final stays final.
-		log.change("a", func(l *logPart) { l.log, l.events, l.end, l.ended = "log-2", nil, 0, false })
-		p = start(t, cfg)
-		time.Sleep(time.Second)
-		for i := range 2 {
-			require.Equal(t, "log-2", sink.stored(i, "a").Log)
-			require.True(t, sink.frontier(i).Equal(end))
-		}
-		log.add("a", at(20, "late"), at(70, "x"))
-		time.Sleep(time.Second)
-		require.NoError(t, p.stop())
-		require.EqualValues(t, 1, p.Stats().Late)
-		require.EqualValues(t, 2, p.Stats().Counted)
-	})
+	for _, final := range []bool{false, true} {
+		t.Run(fmt.Sprint("final ", final), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				log, sink := newTopic("a"), newStore(2)
+				log.add("a", at(10, "x"))
+				log.change("a", func(l *logPart) { l.ended, l.final = true, final })
+				cfg := tumble.Config{Source: &logSource{topic: log, skipGap: true}, Sink: sink}
+				p := start(t, cfg)
+				require.NoError(t, p.ends())
+				end := t0.Add(10 * time.Second)
+				if final {
+					end = t0.Add(time.Minute)
+				}
+				// Another run on the same log has nothing to add, however often.
+				for range 3 {
+					for i := range 2 {
+						require.True(t, sink.stored(i, "a").Ended)
+						require.True(t, sink.stored(i, "a").Watermark.Equal(end), "%v", sink.stored(i, "a"))
+						require.True(t, sink.frontier(i).Equal(end))
+					}
+					p = start(t, cfg)
+					require.NoError(t, p.ends())
+				}
+				// A new log goes on at the frontier: what is closed stays so.
+				log.change("a", func(l *logPart) { l.log, l.events, l.end, l.ended = "log-2", nil, 0, false })
+				p = start(t, cfg)
+				time.Sleep(time.Second)
+				for i := range 2 {
+					require.Equal(t, "log-2", sink.stored(i, "a").Log)
+					require.True(t, sink.frontier(i).Equal(end))
+				}
+				log.add("a", at(20, "y"), at(70, "x"))
+				time.Sleep(time.Second)
+				require.NoError(t, p.stop())
+				require.Equal(t, final, p.Stats().Late == 1)
+				require.EqualValues(t, 2, p.Stats().Counted)
+			})
+		})
+	}
 }
 
 func TestMaxPendingStopsReading(t *testing.T) {
@@ -843,25 +1040,6 @@ func TestCommittedIsWhatEveryShardHolds(t *testing.T) {
 		dead.Store(false)
 		time.Sleep(10 * time.Second)
 		require.EqualValues(t, 200, p.Stats().Partitions[0].Committed)
-		require.NoError(t, p.stop())
-	})
-}
-
-func TestEndReleasesAPartitionThatNobodyReads(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		sink := memory.New()
-		log := newTopic("gone", "a")
-		p := start(t, tumble.Config{Source: &logSource{topic: log, own: []string{"a"}}, Sink: sink, Idle: -1})
-		log.add("a", at(0, "x"), at(100, "x"))
-		time.Sleep(10 * time.Second)
-		c, err := sink.Count(t.Context(), "x", t0)
-		require.NoError(t, err)
-		require.False(t, c.Final, "%+v", c)
-		require.NoError(t, tumble.End(t.Context(), sink, "gone"))
-		c, err = sink.Count(t.Context(), "x", t0)
-		require.NoError(t, err)
-		require.Equal(t, tumble.Count{Key: "x", Window: t0, N: 1, Final: true}, c)
-		require.ErrorContains(t, tumble.End(t.Context(), sink, "never"), "knows no such partition")
 		require.NoError(t, p.stop())
 	})
 }

@@ -47,7 +47,7 @@ func TestTable(t *testing.T) {
 		ln.seal("p", &tb, Checkpoint{}, nil)
 		got := map[string]int64{}
 		for _, d := range ln.queue[round].Deltas {
-			got[fmt.Sprint(d.Window.UnixNano(), d.Key)] += d.N
+			got[fmt.Sprint(d.Start.UnixNano(), d.Key)] += d.N
 		}
 		require.Equal(t, want, got)
 		require.Len(t, ln.queue[round].Deltas, len(want))

@@ -2,6 +2,8 @@ package tumble
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"time"
 )
 
@@ -10,18 +12,35 @@ const pollEvery = 5 * time.Second
 
 type polled struct {
 	shard  int
-	epoch  uint64
+	calls  uint64
 	stored Checkpoint // zero: missing
+	floor  time.Time
 }
 
-// saw remembers a shard's largest watermark.
-func (p *Pipeline) saw(shard int, stored map[string]Checkpoint) {
+// ask loads a shard once. Should somebody be about to end a partition that is
+// this pipeline's to read, it objects before it returns.
+func (p *Pipeline) ask(ctx context.Context, shard int, init map[string]Checkpoint) (ShardState, error) {
+	state, err := p.shards[shard].Load(ctx, LoadRequest{Init: init})
+	if err != nil {
+		return state, err
+	}
+	object := map[string]uint64{}
 	p.mu.Lock()
-	defer p.mu.Unlock()
+	for id, token := range state.Announced {
+		if _, mine := p.first[id]; mine {
+			object[id] = token
+		}
+	}
 	p.tops[shard] = mark{}
-	for _, c := range stored {
+	for _, c := range state.Checkpoints {
 		p.tops[shard] = later(p.tops[shard], markOf(c.Watermark))
 	}
+	p.mu.Unlock()
+	if len(object) > 0 {
+		p.cfg.Logger.Warn("somebody is about to end partitions that this pipeline reads: it objects", "partitions", slices.Sorted(maps.Keys(object)), "shard", shard)
+		return p.shards[shard].Load(ctx, LoadRequest{Object: object})
+	}
+	return state, nil
 }
 
 // top returns the largest watermark in the sink, as last seen.
@@ -49,30 +68,29 @@ func (p *Pipeline) poll(ctx context.Context, shard int) {
 		case <-tick.C:
 		case <-looking:
 		}
-		epochs := map[*consumer]uint64{}
+		calls := map[*consumer]uint64{}
 		p.mu.Lock()
 		for c := range p.consumers {
-			epochs[c] = c.lanes[shard].epoch.Load()
+			calls[c] = c.lanes[shard].calls.Load()
 		}
 		p.mu.Unlock()
-		stored, err := p.shards[shard].Load(ctx, nil)
+		state, err := p.ask(ctx, shard, nil)
 		if err != nil {
 			if ctx.Err() == nil {
 				p.cfg.Logger.Debug("cannot poll a shard", "shard", shard, "error", err)
 			}
 			continue
 		}
-		p.saw(shard, stored)
 		p.mu.Lock()
 		known := map[string]Checkpoint{}
-		merge(known, stored)
+		merge(known, state.Checkpoints)
 		p.learn(known)
-		for c, epoch := range epochs {
+		for c, n := range calls {
 			if _, ok := p.consumers[c]; !ok {
 				continue
 			}
 			select {
-			case c.polled <- polled{shard, epoch, stored[c.id]}:
+			case c.polled <- polled{shard, n, state.Checkpoints[c.id], state.Floor}:
 			default: // busy with the last one; the next will do
 			}
 		}
@@ -95,7 +113,10 @@ func (p *Pipeline) look() {
 // under way must find its own checkpoint.
 func (c *consumer) compare(s polled) {
 	ln := c.lanes[s.shard]
-	if ln.busy || ln.reload || ln.found != nil || ln.epoch.Load() != s.epoch || s.stored.Same(ln.stored) || c.stop != nil {
+	if !s.floor.IsZero() {
+		ln.floor = max(ln.floor, s.floor.UnixNano())
+	}
+	if ln.busy || ln.reload || ln.found != nil || ln.calls.Load() != s.calls || s.stored.Same(ln.stored) || c.stop != nil {
 		return
 	}
 	c.p.cfg.Logger.Warn("the sink holds another checkpoint than was left there: reading goes back", "partition", c.id, "shard", s.shard, "left", ln.stored, "found", s.stored)

@@ -59,8 +59,8 @@ func nanos(t time.Time) (int64, bool) {
 // A span is a window and what its end means, in nanoseconds.
 type span struct {
 	start, end int64
-	final      int64 // a watermark that reaches it makes the window final
-	expired    int64 // ... and past retention; the maximum: never
+	closed     int64 // a watermark that reaches it closes the window
+	expired    int64 // a watermark that reaches it leaves the window past retention; the maximum: never
 }
 
 // spans finds the window of an event. It remembers the last two windows,
@@ -85,9 +85,15 @@ func (s *spans) of(ns int64) *span {
 func (s *spans) find(ns int64) span {
 	start, end := s.def.Window.Bounds(time.Unix(0, ns).UTC())
 	sp := span{start: start.UnixNano(), end: end.UnixNano(), expired: math.MaxInt64}
-	sp.final = sp.end + int64(s.def.Grace)
-	if s.def.Retention > 0 {
-		sp.expired = sp.final + int64(s.def.Retention)
+	sp.closed = sp.end + int64(s.def.Grace)
+	// Windows are past retention once some window's start, the closed mark, is
+	// Retention beyond their end: not in the midst of a window.
+	if at := end.Add(s.def.Retention); s.def.Retention > 0 && at.Year() < 2250 {
+		mark, next := s.def.Window.Bounds(at)
+		if mark.Before(at) {
+			mark = next
+		}
+		sp.expired = mark.UnixNano() + int64(s.def.Grace)
 	}
 	return sp
 }

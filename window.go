@@ -202,11 +202,13 @@ func dayStart(y int, m time.Month, d int, zone *time.Location) time.Time {
 
 // A Definition is what the counts under one name mean. Counts of different
 // definitions must not be added up, so a sink stores it and refuses another.
+// Retention alone may differ: it does not say what a count means, but how long
+// it is kept.
 type Definition struct {
 	Window    Window
-	Grace     time.Duration // a window is final once the frontier is Grace past its end
-	Retention time.Duration // in event time, after Grace; 0: counts are kept for ever
-	DropLate  bool          // events of final windows are not counted
+	Grace     time.Duration // a window closes once the frontier is Grace past its end
+	Retention time.Duration // in event time, after the window has closed; 0: counts are kept for ever
+	DropLate  bool          // events of closed windows are not counted
 }
 
 // Validate returns an error that names the field that makes d unusable.
@@ -223,21 +225,24 @@ func (d Definition) Validate() error {
 	return nil
 }
 
-// Same reports whether d and e mean the same counts.
-func (d Definition) Same(e Definition) bool { return d.String() == e.String() }
+// Same reports whether d and e mean the same counts: all but Retention.
+func (d Definition) Same(e Definition) bool {
+	return d.Window.String() == e.Window.String() && d.Grace == e.Grace && d.DropLate == e.DropLate
+}
 
-// String returns a line that names every part; equal ones mean the same.
+// String returns a line that names every part.
 func (d Definition) String() string {
-	return fmt.Sprintf("window %v, grace %v, retention %v, drop late %v", d.Window, d.Grace, d.Retention, d.DropLate)
+	return fmt.Sprintf("window %v, grace %v, drop late %v, retention %v", d.Window, d.Grace, d.DropLate, d.Retention)
 }
 
 // Frontier returns the frontier of a shard that holds these checkpoints: the
 // smallest watermark of its partitions that have not Ended, none (the zero
-// time) if one of them has none. If all have ended it is EndMark of the largest
-// watermark. Of no checkpoints there is none.
+// time) if one of them has none. If all have ended it is the largest watermark.
+// Of no checkpoints there is none.
 //
-// It serves finality, retention and the start of a partition that joins.
-func (d Definition) Frontier(checkpoints map[string]Checkpoint) time.Time {
+// It decides which windows are closed, which are past retention, and where a
+// partition that joins begins.
+func Frontier(checkpoints map[string]Checkpoint) time.Time {
 	var low, high time.Time
 	live := false
 	for _, c := range checkpoints {
@@ -258,12 +263,11 @@ func (d Definition) Frontier(checkpoints map[string]Checkpoint) time.Time {
 	if live {
 		return low
 	}
-	return d.EndMark(high)
+	return high
 }
 
-// EndMark returns the end plus Grace of the window that holds watermark: the
-// frontier of a shard whose partitions have all ended with watermark as their
-// largest. It is none (the zero time) for none.
+// EndMark returns the earliest frontier that closes the window that holds
+// watermark, its end plus Grace; none (the zero time) for none.
 func (d Definition) EndMark(watermark time.Time) time.Time {
 	if watermark.IsZero() {
 		return time.Time{}
@@ -272,15 +276,42 @@ func (d Definition) EndMark(watermark time.Time) time.Time {
 	return end.Add(d.Grace)
 }
 
-// Finality says what a frontier means for the window that ends at end: it is
-// final once the frontier is Grace past it, and expired, then no longer final,
-// once it is Grace + Retention past it.
-func (d Definition) Finality(frontier, end time.Time) (final, expired bool) {
-	if frontier.IsZero() || frontier.Before(end.Add(d.Grace)) {
-		return false, false
+// ClosedAt returns the mark up to which a frontier closes windows, those that
+// end at or before it: the start of the window that holds the instant Grace
+// before the frontier. It is none (the zero time) if there is no frontier.
+func (d Definition) ClosedAt(frontier time.Time) time.Time {
+	if frontier.IsZero() {
+		return time.Time{}
 	}
-	if d.Retention > 0 && !frontier.Before(end.Add(d.Grace+d.Retention)) {
-		return false, true
+	at := frontier.Add(-d.Grace)
+	if at.Unix() < minTime {
+		at = time.Unix(minTime, 0) // no window before that has an event
 	}
-	return true, false
+	start, _ := d.Window.Bounds(at)
+	return start
+}
+
+// FloorAt returns the mark up to which windows are past retention once those up
+// to closed are closed: Retention before it. It is none (the zero time) without
+// a Retention or a closed mark, or before the first year of event times.
+func (d Definition) FloorAt(closed time.Time) time.Time {
+	floor := closed.Add(-d.Retention)
+	if d.Retention == 0 || closed.IsZero() || floor.Unix() < minTime {
+		return time.Time{}
+	}
+	return floor
+}
+
+// State returns what a shard's closed mark and floor, each perhaps none, mean
+// for the window that ends at end.
+func (d Definition) State(closed, floor, end time.Time) State {
+	switch {
+	case !floor.IsZero() && !end.After(floor):
+		return Expired
+	case closed.IsZero() || end.After(closed):
+		return Open
+	case d.DropLate:
+		return Final
+	}
+	return Closed
 }

@@ -2,6 +2,7 @@ package tumble
 
 import (
 	"fmt"
+	"math"
 	"math/big"
 	"math/rand/v2"
 	"testing"
@@ -269,7 +270,6 @@ func TestWindowValidate(t *testing.T) {
 
 func TestFrontier(t *testing.T) {
 	at := func(s int) time.Time { return time.Unix(int64(s), 0) }
-	d := Definition{Window: Window{Size: time.Minute}, Grace: 5 * time.Second}
 	open, ended := func(s int) Checkpoint { return Checkpoint{Watermark: at(s)} }, func(s int) Checkpoint { return Checkpoint{Watermark: at(s), Ended: true} }
 	for name, c := range map[string]struct {
 		stored []Checkpoint
@@ -280,34 +280,73 @@ func TestFrontier(t *testing.T) {
 		"one has none":                   {[]Checkpoint{open(90), {}}, time.Time{}},
 		"an ended one is not waited for": {[]Checkpoint{open(90), ended(10)}, at(90)},
 		"nor one that ended without":     {[]Checkpoint{open(90), {Ended: true}}, at(90)},
-		"all ended: the largest's end":   {[]Checkpoint{ended(10), ended(130)}, at(185)},
+		"all ended: the largest":         {[]Checkpoint{ended(10), ended(130)}, at(130)},
 		"all ended without any":          {[]Checkpoint{{Ended: true}, {Ended: true}}, time.Time{}},
 		"a watermark before the epoch":   {[]Checkpoint{open(-90), open(70)}, at(-90)},
-		"ended before the epoch":         {[]Checkpoint{ended(-90)}, at(-55)},
+		"ended before the epoch":         {[]Checkpoint{ended(-90)}, at(-90)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			stored := map[string]Checkpoint{}
 			for i, c := range c.stored {
 				stored[fmt.Sprint(i)] = c
 			}
-			got := d.Frontier(stored)
+			got := Frontier(stored)
 			require.True(t, got.Equal(c.want), "%v, not %v", got, c.want)
 		})
 	}
 }
 
-func TestFinality(t *testing.T) {
+func TestState(t *testing.T) {
 	end := time.Unix(60, 0)
-	d := Definition{Window: Window{Size: time.Minute}, Grace: 5 * time.Second, Retention: 10 * time.Second}
-	for sec, want := range map[int64][2]bool{64: {false, false}, 65: {true, false}, 74: {true, false}, 75: {false, true}} {
-		final, expired := d.Finality(time.Unix(sec, 0), end)
-		require.Equal(t, want, [2]bool{final, expired}, "%d", sec)
+	for _, window := range []Window{{Size: time.Minute}, {Size: 20 * time.Second}} {
+		d := Definition{Window: window, Grace: 5 * time.Second, Retention: time.Minute}
+		state := func(sec int64) State {
+			closed := d.ClosedAt(time.Unix(sec, 0))
+			return d.State(closed, d.FloorAt(closed), end)
+		}
+		for sec, want := range map[int64]State{-1e9: Open, 64: Open, 65: Closed, 124: Closed, 125: Expired, 1e9: Expired} {
+			require.Equal(t, want, state(sec), "%d", sec)
+		}
+		d.DropLate = true
+		for sec, want := range map[int64]State{64: Open, 65: Final, 124: Final, 125: Expired} {
+			require.Equal(t, want, state(sec), "%d", sec)
+		}
+		d.Retention = 0
+		require.Equal(t, Final, state(1e9))
+		require.Equal(t, Open, d.State(d.ClosedAt(time.Time{}), time.Time{}, end))
+		require.Equal(t, Expired, d.State(time.Time{}, end, end), "a floor stays where the frontier has gone")
 	}
-	d.Retention = 0
-	final, expired := d.Finality(time.Unix(1e9, 0), end)
-	require.True(t, final && !expired)
-	final, expired = d.Finality(time.Time{}, end)
-	require.False(t, final || expired)
+	// No mark lies within a window: of hours kept for 90 minutes those are past
+	// retention that end 90 minutes before some hour begins.
+	d := Definition{Window: Window{Size: time.Hour}, Grace: time.Minute, Retention: 90 * time.Minute}
+	end = time.Unix(3600, 0)
+	for after, want := range map[time.Duration]State{time.Minute: Closed, 90 * time.Minute: Closed, 2 * time.Hour: Closed, 121 * time.Minute: Expired} {
+		closed := d.ClosedAt(end.Add(after))
+		require.Equal(t, want, d.State(closed, d.FloorAt(closed), end), "%v", after)
+		sp := (&spans{def: d}).find(0)
+		m := markOf(end.Add(after))
+		require.Equal(t, want == Expired, m.passed(sp.expired), "%v", after)
+		require.True(t, m.passed(sp.closed))
+	}
+	require.True(t, d.ClosedAt(time.Unix(minTime, 0)).IsZero() || d.ClosedAt(time.Unix(minTime, 0)).Unix() <= minTime)
+	require.True(t, Definition{Retention: maxKeep}.FloorAt(time.Unix(minTime, 0)).IsZero(), "nanoseconds would not hold it")
+	last := (&spans{def: Definition{Window: Window{Size: maxSize}, Retention: maxKeep}}).find(maxTime*1e9 - 1)
+	require.Equal(t, int64(math.MaxInt64), last.expired, "beyond what nanoseconds hold")
+}
+
+func TestStateAsText(t *testing.T) {
+	for s := Open; s <= Expired; s++ {
+		text, err := s.MarshalText()
+		require.NoError(t, err)
+		require.Equal(t, s.String(), string(text))
+		var back State
+		require.NoError(t, back.UnmarshalText(text))
+		require.Equal(t, s, back)
+	}
+	_, err := State(7).MarshalText()
+	require.ErrorContains(t, err, "no state has the number 7")
+	require.Equal(t, "State(-1)", State(-1).String())
+	require.ErrorContains(t, new(State).UnmarshalText([]byte("done")), "must be open, closed, final or expired")
 }
 
 func TestHashIsStable(t *testing.T) {

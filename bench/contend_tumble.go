@@ -38,7 +38,7 @@ type toldPartition struct {
 	first func() // nil: told
 }
 
-func (p *toldPartition) Fetch(ctx context.Context, from int64) (tumble.Chunk, error) {
+func (p *toldPartition) Fetch(ctx context.Context, from tumble.Position) (tumble.Chunk, error) {
 	c, err := p.committer.Fetch(ctx, from)
 	if p.first != nil && len(c.Events) > 0 {
 		p.first()
@@ -125,7 +125,7 @@ func countsAt(ctx context.Context, addresses string, got *tally) error {
 				return err
 			}
 			for _, c := range page.Counts {
-				if err := got.add(c.Key, c.Window, c.N); err != nil {
+				if err := got.add(c.Key, c.Start, c.N); err != nil {
 					return err
 				}
 			}

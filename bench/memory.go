@@ -111,17 +111,17 @@ func (p *endlessPartition) Resume(_ context.Context, stored tumble.Checkpoint) (
 	return stored, nil
 }
 
-func (p *endlessPartition) Fetch(ctx context.Context, from int64) (tumble.Chunk, error) {
+func (p *endlessPartition) Fetch(ctx context.Context, from tumble.Position) (tumble.Chunk, error) {
 	if ctx.Err() != nil {
 		return tumble.Chunk{}, io.EOF
 	}
 	for i := range p.events {
-		offset := from + int64(i)
+		offset := from.Offset + int64(i)
 		key := fmt.Sprintf("%d_%09d", p.number%10, offset)
 		p.events[i] = tumble.Event{Key: key, Time: epoch, Offset: offset}
 	}
 	p.source.read.Add(int64(len(p.events)))
-	next := from + int64(len(p.events))
+	next := from.Offset + int64(len(p.events))
 	return tumble.Chunk{Events: p.events[:], Next: next, End: next + 1000, AsOf: time.Now()}, nil
 }
 
@@ -141,14 +141,14 @@ type awayShard struct {
 	stored map[string]tumble.Checkpoint
 }
 
-func (s *awayShard) Load(_ context.Context, init map[string]tumble.Checkpoint) (map[string]tumble.Checkpoint, error) {
+func (s *awayShard) Load(_ context.Context, r tumble.LoadRequest) (tumble.ShardState, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stored == nil {
 		s.stored = map[string]tumble.Checkpoint{}
 	}
 	all := map[string]tumble.Checkpoint{}
-	for id, c := range init {
+	for id, c := range r.Init {
 		if _, ok := s.stored[id]; !ok {
 			s.stored[id] = c
 		}
@@ -156,7 +156,7 @@ func (s *awayShard) Load(_ context.Context, init map[string]tumble.Checkpoint) (
 	for id, c := range s.stored {
 		all[id] = c
 	}
-	return all, nil
+	return tumble.ShardState{Checkpoints: all}, nil
 }
 
 func (s *awayShard) Apply(ctx context.Context, _ tumble.Batch) error {

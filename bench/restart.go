@@ -123,7 +123,7 @@ func restart(ctx context.Context, args []string) error {
 	return nil
 }
 
-// liveWindows is how many counts are stored, none of them final.
+// liveWindows is how many counts are stored, none of them of a closed window.
 func liveWindows(ctx context.Context, reader tumble.Reader) (n int, err error) {
 	for m := range minutes {
 		for cursor := ""; ; {
@@ -131,8 +131,8 @@ func liveWindows(ctx context.Context, reader tumble.Reader) (n int, err error) {
 			if err != nil {
 				return n, err
 			}
-			if page.Final {
-				return n, fmt.Errorf("minute %d is final", m)
+			if page.State != tumble.Open {
+				return n, fmt.Errorf("minute %d is closed", m)
 			}
 			n += len(page.Counts)
 			if cursor = page.Cursor; cursor == "" {

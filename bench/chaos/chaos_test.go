@@ -32,7 +32,7 @@ func TestBuckets(t *testing.T) {
 func TestCompare(t *testing.T) {
 	want := map[count]int64{{1000, "a"}: 3, {1000, "b"}: 5, {0, "gone"}: 1}
 	have := func(change func(h *held)) *verdict {
-		h := &held{counts: map[count]int64{{1000, "a"}: 3, {1000, "b"}: 5}, expired: 500}
+		h := &held{counts: map[count]int64{{1000, "a"}: 3, {1000, "b"}: 5}, window: 100, floor: 500}
 		change(h)
 		v := &verdict{}
 		v.compare(0, h, want)
@@ -49,7 +49,7 @@ func TestCompare(t *testing.T) {
 	require.ErrorContains(t, v.err(), "c: 2, should not be there")
 	require.EqualValues(t, 2, v.extra)
 	require.Error(t, have(func(h *held) { delete(h.counts, count{1000, "b"}) }).err())
-	require.Error(t, have(func(h *held) { h.expired = -1 }).err())
+	require.Error(t, have(func(h *held) { h.floor = noMark }).err())
 	require.Error(t, have(func(h *held) { h.faults = []string{"a bucket too many"} }).err())
 }
 

@@ -17,7 +17,9 @@ import (
 // snapshot reads one shard in one step, by the documented layout.
 const snapshot = `
 local base = KEYS[1]
-local out = {redis.call('HGETALL', base .. ':checkpoints'), redis.call('GET', base .. ':finality') or ''}
+local out = {redis.call('HGETALL', base .. ':checkpoints'), redis.call('GET', base .. ':finality') or '',
+	redis.call('ZRANGE', base .. ':live', 0, -1), redis.call('ZRANGE', base .. ':ended', 0, -1),
+	redis.call('ZRANGE', base .. ':windows', 0, -1, 'WITHSCORES')}
 for _, start in ipairs(redis.call('ZRANGE', base .. ':windows', 0, -1)) do
 	local n = tonumber(redis.call('HGET', base .. ':' .. start .. ':0', '\0') or '1')
 	for i = 0, n - 1 do
@@ -30,54 +32,105 @@ return out`
 type held struct {
 	offsets map[int32]int64 // by partition: how far the counts reach
 	counts  map[count]int64
-	expired int64 // windows before this are past retention, in milliseconds
+	window  int64 // length of each, in milliseconds
+	floor   int64 // windows that end at or before it are past retention, in milliseconds
 	keys    map[string]bool
 	faults  []string // what contradicts the layout
 }
 
-// holding reads a shard.
-func (s *store) holding(ctx context.Context, name string, shard int) (*held, error) {
+// gone reports whether the window that starts at start is past retention.
+func (h *held) gone(start int64) bool { return start+h.window <= h.floor }
+
+// holding reads a shard whose windows are of that length.
+func (s *store) holding(ctx context.Context, name string, shard int, window time.Duration) (*held, error) {
 	base := baseKey(name, shard)
 	answer, err := s.eval(ctx, snapshot, base)
 	if err != nil {
 		return nil, err
 	}
 	parts, err := answer.ToArray()
-	if err != nil || len(parts) < 2 {
+	if err != nil || len(parts) < 5 {
 		return nil, fmt.Errorf("shard %d: %v: %w", shard, parts, err)
 	}
-	h := &held{offsets: map[int32]int64{}, counts: map[count]int64{}, keys: map[string]bool{}}
-	for _, suffix := range []string{"", ":checkpoints", ":finality", ":windows", ":sizes"} {
+	h := &held{offsets: map[int32]int64{}, counts: map[count]int64{}, window: window.Milliseconds(), keys: map[string]bool{}}
+	for _, suffix := range []string{"", ":checkpoints", ":finality", ":live", ":ended", ":tainted", ":announced", ":retentions", ":windows", ":sizes"} {
 		h.keys[base+suffix] = true
 	}
-	h.expired = -1 << 62
 	stored, err := pairs(parts[0])
 	if err != nil {
 		return nil, err
 	}
+	records := map[string]record{}
 	for i := 0; i < len(stored); i += 2 {
 		_, number, _ := strings.Cut(stored[i], "/")
 		partition, err := strconv.Atoi(number)
 		if err != nil {
 			return nil, fmt.Errorf("partition %q: %w", stored[i], err)
 		}
-		if h.offsets[int32(partition)], err = checkpointOffset(stored[i+1]); err != nil {
+		r, err := parseRecord(stored[i+1])
+		if err != nil {
+			return nil, err
+		}
+		h.offsets[int32(partition)], records[stored[i]] = r.offset, r
+	}
+	finality, _ := parts[1].ToString()
+	said, err := parsePublished(finality)
+	if err != nil {
+		return nil, err
+	}
+	h.floor = said.floor
+	var sets [3][]string
+	for i := range sets {
+		if sets[i], err = parts[2+i].AsStrSlice(); err != nil {
 			return nil, err
 		}
 	}
-	if finality, _ := parts[1].ToString(); finality != "" {
-		if words := strings.Fields(finality); len(words) == 4 && words[1] != "-" {
-			if h.expired, err = strconv.ParseInt(words[1], 10, 64); err != nil {
-				return nil, fmt.Errorf("finality %q: %w", finality, err)
-			}
+	if err := h.frontier(shard, records, sets[0], sets[1], said); err != nil {
+		return nil, err
+	}
+	for i := 0; i+1 < len(sets[2]); i += 2 {
+		start, err := strconv.ParseInt(sets[2][i], 10, 64)
+		if end := strconv.FormatInt(start+h.window, 10); err != nil || sets[2][i+1] != end {
+			h.faults = append(h.faults, fmt.Sprintf("window %s has the score %s, ends at %s", sets[2][i], sets[2][i+1], end))
 		}
 	}
-	for _, part := range parts[2:] {
+	for _, part := range parts[5:] {
 		if err := h.bucket(base, shard, part); err != nil {
 			return nil, err
 		}
 	}
 	return h, nil
+}
+
+// frontier compares what a shard keeps to find its frontier, and what it told
+// readers, with what follows from its checkpoints.
+func (h *held) frontier(shard int, records map[string]record, live, ended []string, said published) error {
+	want := map[string][]string{}
+	closed := map[string]int64{} // by member
+	for partition, r := range records {
+		member, err := r.member(partition)
+		if err != nil {
+			return err
+		}
+		want[r.state] = append(want[r.state], member)
+		closed[member] = r.closed
+	}
+	slices.Sort(want["live"])
+	slices.Sort(want["ended"])
+	if !slices.Equal(want["live"], live) || !slices.Equal(want["ended"], ended) {
+		h.faults = append(h.faults, fmt.Sprintf("shard %d: live are %q and ended %q, should be %q", shard, live, ended, want))
+		return nil
+	}
+	mark := int64(noMark)
+	if len(live) > 0 {
+		mark = closed[live[0]]
+	} else if len(ended) > 0 {
+		mark = closed[ended[len(ended)-1]]
+	}
+	if said.closed != mark {
+		h.faults = append(h.faults, fmt.Sprintf("shard %d: the closed mark is %d, should be %d", shard, said.closed, mark))
+	}
+	return nil
 }
 
 // bucket adds what is in one bucket: START, its number, how many there are, the
@@ -146,7 +199,7 @@ func (v *verdict) compare(shard int, h *held, want map[count]int64) {
 		v.differ("shard %d: %s", shard, fault)
 	}
 	for c, n := range want {
-		if c.start < h.expired {
+		if h.gone(c.start) {
 			continue
 		}
 		v.counts++
@@ -158,7 +211,7 @@ func (v *verdict) compare(shard int, h *held, want map[count]int64) {
 		}
 	}
 	for c, n := range h.counts {
-		if _, known := want[c]; !known && c.start >= h.expired {
+		if _, known := want[c]; !known && !h.gone(c.start) {
 			v.differ("shard %d: window %s: %s: %d, should not be there", shard, when(c.start), c.key, n)
 			v.extra += n
 		}
@@ -176,7 +229,7 @@ func (l *lab) check(ctx context.Context, f *fleet) (*verdict, error) {
 	furthest := map[int32]int64{}
 	for i := range shards {
 		err := eventually(ctx, 30*time.Second, f.name+": no shard was read", func(ctx context.Context) (err error) {
-			all[i], err = f.store.holding(ctx, f.name, i)
+			all[i], err = f.store.holding(ctx, f.name, i, l.window)
 			return err
 		})
 		if err != nil {
@@ -214,9 +267,10 @@ func (l *lab) checkAll(ctx context.Context, f *fleet, whole *truth, ends map[int
 	}
 	want := whole.counts(upTo)
 	keys := map[string]bool{}
-	gone := int64(-1 << 62)
+	gone := func(int64) bool { return false }
+	floor := int64(noMark)
 	for i := range shards {
-		h, err := f.store.holding(ctx, f.name, i)
+		h, err := f.store.holding(ctx, f.name, i, l.window)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -229,7 +283,9 @@ func (l *lab) checkAll(ctx context.Context, f *fleet, whole *truth, ends map[int
 		for key := range h.keys {
 			keys[key] = true
 		}
-		gone = max(gone, h.expired)
+		if floor <= h.floor {
+			floor, gone = h.floor, h.gone
+		}
 	}
 	stored, err := f.store.keys(ctx, f.name)
 	if err != nil {
@@ -245,7 +301,7 @@ func (l *lab) checkAll(ctx context.Context, f *fleet, whole *truth, ends map[int
 
 // throughReader compares what the library's Reader says of each window, page by
 // page, and one by one of the first keys of each.
-func (l *lab) throughReader(ctx context.Context, f *fleet, want [shards]map[count]int64, gone int64, v *verdict) error {
+func (l *lab) throughReader(ctx context.Context, f *fleet, want [shards]map[count]int64, gone func(start int64) bool, v *verdict) error {
 	client, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: strings.Split(f.store.addresses(), ","), Dialer: net.Dialer{Timeout: 3 * time.Second}})
 	if err != nil {
 		return err
@@ -259,7 +315,7 @@ func (l *lab) throughReader(ctx context.Context, f *fleet, want [shards]map[coun
 	windows := map[int64]map[string]int64{}
 	for _, shard := range want {
 		for c, n := range shard {
-			if c.start < gone {
+			if gone(c.start) {
 				continue
 			}
 			if windows[c.start] == nil {

@@ -28,13 +28,16 @@ type child struct {
 func launch(name, out, log string, env []string, command ...string) (*child, error) {
 	c := &child{name: name, out: out, cmd: exec.Command(command[0], command[1:]...), done: make(chan struct{})}
 	c.cmd.Env = append(os.Environ(), env...)
-	for path, to := range map[string]*io.Writer{out: &c.cmd.Stdout, log: &c.cmd.Stderr} {
-		file, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	for _, one := range []struct {
+		path string
+		to   *io.Writer
+	}{{out, &c.cmd.Stdout}, {log, &c.cmd.Stderr}} { // which may be the same file
+		file, err := os.OpenFile(one.path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 		if err != nil {
 			return nil, err
 		}
 		defer file.Close() // the process has its own
-		*to = file
+		*one.to = file
 	}
 	// A group of its own: the interrupt of a terminal is for us alone, who end
 	// all in order.

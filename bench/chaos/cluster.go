@@ -11,9 +11,14 @@ import (
 
 // startCluster starts a Redis Cluster of three masters with a replica each.
 func startCluster(ctx context.Context, l *lab) (*store, error) {
+	return startNodes(ctx, l, "cluster", 3)
+}
+
+// startNodes starts a Redis Cluster of three masters and some replicas of theirs.
+func startNodes(ctx context.Context, l *lab, name string, replicas int) (*store, error) {
 	s := &store{cluster: true}
-	for i := range 6 {
-		n, err := newNode(l, fmt.Sprintf("cluster-%d", i+1), "--cluster-enabled", "yes", "--cluster-node-timeout", "5000",
+	for i := range 3 + replicas {
+		n, err := newNode(l, fmt.Sprintf("%s-%d", name, i+1), "--cluster-enabled", "yes", "--cluster-node-timeout", "5000",
 			"--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1")
 		if err != nil {
 			return nil, err

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"hash/fnv"
+	"math"
 	"math/bits"
 	"strconv"
 	"strings"
@@ -66,22 +67,84 @@ func bucketOf(field string, n int) int {
 	return h%(2*p) - p
 }
 
-// checkpointOffset returns the offset in FINAL EXPIRED OFFSET ORIGIN WATERMARK
-// live|ended LOG.
-func checkpointOffset(record string) (int64, error) {
-	words := strings.SplitN(record, " ", 7)
-	if len(words) != 7 {
-		return 0, fmt.Errorf("checkpoint %q", record)
-	}
-	return strconv.ParseInt(words[2], 10, 64)
+// A record is a checkpoint as a shard holds it.
+type record struct {
+	closed    int64  // windows that end at or before it are closed by this watermark; noMark: none
+	writer    string // who moved it there
+	offset    int64
+	watermark string // in nanoseconds; "-": none
+	state     string // live or ended
 }
 
-// shardOf returns the shard of a key: its FNV-1a, mixed by MurmurHash3's fmix64.
-func shardOf(key string) int {
+// noMark is before the end of every window.
+const noMark = math.MinInt64
+
+// parseMark reads milliseconds, or "-" for none.
+func parseMark(text string) (int64, error) {
+	if text == "-" {
+		return noMark, nil
+	}
+	return strconv.ParseInt(text, 10, 64)
+}
+
+// parseRecord reads CLOSED WRITER OFFSET ORIGIN EPOCH WATERMARK live|ended LOG.
+func parseRecord(text string) (r record, err error) {
+	words := strings.SplitN(text, " ", 8)
+	if len(words) != 8 || words[6] != "live" && words[6] != "ended" {
+		return r, fmt.Errorf("checkpoint %q", text)
+	}
+	r.writer, r.watermark, r.state = words[1], words[5], words[6]
+	if r.closed, err = parseMark(words[0]); err == nil {
+		r.offset, err = strconv.ParseInt(words[2], 10, 64)
+	}
+	return r, err
+}
+
+// member returns what stands for the partition in the sorted set of the live or
+// the ended ones.
+func (r record) member(partition string) (string, error) {
+	if r.watermark == "-" {
+		return "- " + partition, nil
+	}
+	ns, err := strconv.ParseInt(r.watermark, 10, 64)
+	return fmt.Sprintf("%016x %s", uint64(ns)+1<<63, partition), err
+}
+
+// A published mark is what a shard tells readers of all its windows.
+type published struct {
+	closed, floor int64 // windows that end at or before them are closed, and past retention; noMark: none
+	term          string
+}
+
+// parsePublished reads CLOSED TERM SHARDS ID FLOOR, or "" where nothing was said
+// yet.
+func parsePublished(text string) (published, error) {
+	p := published{closed: noMark, floor: noMark, term: "-"}
+	if text == "" {
+		return p, nil
+	}
+	words := strings.Fields(text)
+	if len(words) != 5 {
+		return p, fmt.Errorf("finality %q", text)
+	}
+	p.term = words[1]
+	var err error
+	if p.closed, err = parseMark(words[0]); err == nil {
+		p.floor, err = parseMark(words[4])
+	}
+	return p, err
+}
+
+// shardOf returns which of the default number of shards a key belongs to.
+func shardOf(key string) int { return shardAmong(key, shards) }
+
+// shardAmong returns which of n shards a key belongs to: its FNV-1a, mixed by
+// MurmurHash3's fmix64.
+func shardAmong(key string, n int) int {
 	f := fnv.New64a()
 	f.Write([]byte(key))
 	h := f.Sum64()
 	h = (h ^ h>>33) * 0xff51afd7ed558ccd
 	h = (h ^ h>>33) * 0xc4ceb9fe1a85ec53
-	return int((h ^ h>>33) % shards)
+	return int((h ^ h>>33) % uint64(n))
 }

@@ -8,6 +8,7 @@
 //	go run -C bench ./chaos -short                    about 90 seconds
 //	go run -C bench ./chaos -for 5m -kills 100
 //	go run -C bench ./chaos -soak 10m                 about 13 minutes
+//	go run -C bench ./chaos -readers 8 -short         about a minute, see below
 //
 // Two groups of consumers count the same topic, one into each store. A schedule
 // from the seed decides what breaks; how it turns out depends on the moment, so
@@ -23,6 +24,15 @@
 // deleted as others come. What a consumer that lives throughout and Redis use in
 // the minute before the faults is compared with the minute after them: more,
 // beyond a bound that is printed, is a failure.
+//
+// With -readers it is what readers are told that is checked, while stores fall
+// back to earlier states, of servers, writers and a log of its own: two final
+// counts under one term that differ, or anything that goes back though nothing
+// was lost, is a failure, and so is a fault that had no effect. Then -for is the
+// time for each fault.
+//
+//	go run -C bench ./chaos -readers 8 -for 3m
+//	go run -C bench ./chaos -readers 8 -for 1m -faults lag,sentinel -finals 100000
 //
 // The consumers are the example's, with one file laid over it that tells their
 // heap and goroutines. One consumer of each group is never killed or stopped
@@ -100,6 +110,10 @@ func main() {
 	flag.BoolVar(&o.short, "short", false, "-each=false -brokers 1 -for 45s")
 	flag.DurationVar(&o.soak, "soak", 0, "instead of a storm, few faults for so long, at least 1m, and a verdict on what is used;\n-each=false -redis single -brokers 1 -consumers 2 -rate 3000 -users 20000 -window 5s -retention 40s")
 	flag.BoolVar(&o.keep, "keep", false, "keep the folder with all logs, which is kept on a failure anyway")
+	var h historyCheck
+	flag.IntVar(&h.readers, "readers", 0, "check what so many readers are told, instead of all else")
+	flag.Int64Var(&h.finals, "finals", 0, "with -readers: go on to the next fault after so many final counts; 0: after -for")
+	faults := flag.String("faults", "", "with -readers: those to try, separated by commas: "+fallNames()+"; empty: all")
 	flag.Parse()
 	if o.short {
 		o.each, o.brokers, o.storm = false, 1, 45*time.Second
@@ -120,9 +134,25 @@ func main() {
 	if o.seed == 0 {
 		o.seed = rand.Uint64() >> 32
 	}
+	if h.readers != 0 {
+		h.seed, h.lasts, h.short = o.seed, o.storm, o.short
+		if h.short {
+			h.lasts = 3 * time.Second
+		}
+		if h.readers < 0 || h.finals < 0 || o.soak != 0 || o.kills != 0 {
+			flag.Usage()
+			os.Exit(2)
+		}
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := o.run(ctx, l); err != nil {
+	run := o.run
+	if h.readers > 0 {
+		run = func(ctx context.Context, l *lab) error {
+			return l.inFolder(&o, func() error { return l.histories(ctx, h, *faults) })
+		}
+	}
+	if err := run(ctx, l); err != nil {
 		fmt.Printf("\nFAILED: %v\n", err)
 		os.Exit(1)
 	}
@@ -138,13 +168,30 @@ type options struct {
 	each, race, short, keep               bool
 }
 
-func (o *options) run(ctx context.Context, l *lab) (err error) {
+func (o *options) run(ctx context.Context, l *lab) error {
 	l.seed, l.window, l.retention, l.soak, l.maxPartitions = o.seed, o.window, o.retention, o.soak, o.partitions+4
-	l.began, l.enough, l.reached = time.Now(), o.kills, make(chan struct{})
-	l.ports.next = 20000 + rand.IntN(200)*10
+	l.enough, l.reached = o.kills, make(chan struct{})
 	if o.kills == 0 {
 		close(l.reached)
 	}
+	return l.inFolder(o, func() error {
+		if err := l.setUp(ctx, o); err != nil {
+			return err
+		}
+		err := l.play(ctx, o)
+		l.report()
+		if err == nil && ctx.Err() != nil {
+			err = errors.New("interrupted")
+		}
+		return err
+	})
+}
+
+// inFolder runs f in a folder of its own, which is kept if it fails, and ends
+// all that f has started.
+func (l *lab) inFolder(o *options, f func() error) (err error) {
+	l.began = time.Now()
+	l.ports.next = 20000 + rand.IntN(200)*10
 	if l.work, err = os.MkdirTemp("", "tumble-chaos-"); err != nil {
 		return err
 	}
@@ -157,15 +204,7 @@ func (o *options) run(ctx context.Context, l *lab) (err error) {
 		}
 	}()
 	fmt.Printf("seed %d, %s\n", o.seed, strings.Join(os.Args[1:], " "))
-	if err := l.setUp(ctx, o); err != nil {
-		return err
-	}
-	err = l.play(ctx, o)
-	l.report()
-	if err == nil && ctx.Err() != nil {
-		err = errors.New("interrupted")
-	}
-	return err
+	return f()
 }
 
 // log says what happens, and when.

@@ -10,14 +10,14 @@ import (
 // A proxy stands between a client and a server and can do to their connections
 // what a network does: cut one in the middle of an answer, or be silent.
 type proxy struct {
-	port   int
-	target string
+	port int
 
 	gate sync.RWMutex // held while nothing passes
 
-	mu    sync.Mutex
-	links map[*link]bool
-	cuts  int // connections that were cut
+	mu     sync.Mutex
+	target string
+	links  map[*link]bool
+	cuts   int // connections that were cut
 }
 
 // A link is one connection through a proxy.
@@ -48,15 +48,25 @@ func newProxy(port int, target string) (*proxy, error) {
 }
 
 func (p *proxy) serve(client net.Conn) {
-	server, err := net.DialTimeout("tcp", p.target, 5*time.Second)
+	p.mu.Lock()
+	target := p.target
+	p.mu.Unlock()
+	server, err := net.DialTimeout("tcp", target, 5*time.Second)
 	if err != nil {
 		reset(client)
 		return
 	}
 	l := &link{client: client, server: server}
 	p.mu.Lock()
-	p.links[l] = true
+	there := target == p.target
+	if there {
+		p.links[l] = true
+	}
 	p.mu.Unlock()
+	if !there {
+		l.close(true)
+		return
+	}
 	go p.pass(l, client, server, false)
 	p.pass(l, server, client, true)
 	p.mu.Lock()

@@ -180,9 +180,9 @@ func (s *store) healthy(ctx context.Context) error {
 }
 
 // eval runs a script where the key is.
-func (s *store) eval(ctx context.Context, script, key string) (answer rueidis.RedisMessage, err error) {
+func (s *store) eval(ctx context.Context, script, key string, args ...string) (answer rueidis.RedisMessage, err error) {
 	for _, n := range s.nodes {
-		if answer, err = n.do(ctx, "EVAL", script, "1", key); err == nil {
+		if answer, err = n.do(ctx, append([]string{"EVAL", script, "1", key}, args...)...); err == nil {
 			return answer, nil
 		}
 	}
@@ -227,12 +227,12 @@ func (s *store) offsets(ctx context.Context, name string) (least map[string]int6
 	for _, stored := range found {
 		ok = ok && stored != nil
 		for partition, record := range stored {
-			offset, err := checkpointOffset(record)
+			r, err := parseRecord(record)
 			if err != nil {
 				continue
 			}
-			if had, any := least[partition]; !any || offset < had {
-				least[partition] = offset
+			if had, any := least[partition]; !any || r.offset < had {
+				least[partition] = r.offset
 			}
 			counts[partition]++
 		}

@@ -48,7 +48,7 @@ func run(ctx context.Context, addr string, window tumble.Window, clicker *simula
 	if err != nil {
 		return err
 	}
-	counts := memory.New()
+	counts := memory.New(memory.Config{})
 	pipeline, err := tumble.New(tumble.Config{
 		Source:    source,
 		Sink:      counts,
@@ -63,8 +63,9 @@ func run(ctx context.Context, addr string, window tumble.Window, clicker *simula
 		Metrics: func() []program.Metric { return program.BookMetrics(pipeline.Stats()) },
 	})
 
-	// Whichever fails first ends the others. The pipeline ends when the last
-	// click is counted; only if it does not is it told to stop.
+	// Whichever fails first ends the others. No more clicks come then, the
+	// channel is closed, and the pipeline ends when the last is counted. Only if
+	// it does not is it told to stop, and then it says how many clicks are lost.
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	draining, halt := context.WithCancel(context.WithoutCancel(ctx))
@@ -133,7 +134,7 @@ func announce(ctx context.Context, counts tumble.Reader, first <-chan simulate.C
 			return err
 		}
 		if count.N > 0 {
-			fmt.Fprintf(os.Stderr, "clickstream: try curl %s/clicks/%s/%s\n", url, c.User, clicks.FormatMinute(count.Window))
+			fmt.Fprintf(os.Stderr, "clickstream: try curl %s/clicks/%s/%s\n", url, c.User, clicks.FormatMinute(count.Start))
 			return errAnnounced
 		}
 		select {

@@ -178,7 +178,7 @@ type count struct {
 	UserID string `json:"user_id"`
 	Minute string
 	Clicks int64
-	Final  bool
+	State  string
 }
 
 type userClicks struct {
@@ -188,7 +188,7 @@ type userClicks struct {
 
 type top struct {
 	Minute string
-	Final  bool
+	State  string
 	Top    []userClicks
 }
 
@@ -205,11 +205,11 @@ func TestEmbedded(t *testing.T) {
 
 	require.Eventually(t, func() bool {
 		fetch(t, url+"/clicks/"+user+"/"+minute, &first)
-		return first.Final
+		return first.State == "closed"
 	}, 10*time.Second, 50*time.Millisecond, "the window closes")
 	var again top
 	fetch(t, url+"/minutes/"+minute+"/top", &again)
-	require.True(t, again.Final)
+	require.Equal(t, "closed", again.State)
 	require.Contains(t, again.Top, userClicks{user, first.Clicks})
 
 	var health map[string]string

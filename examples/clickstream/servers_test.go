@@ -182,7 +182,7 @@ func TestFlow(t *testing.T) {
 			api := f.serve(t)
 			var before count
 			fetch(t, api+"/clicks/user_1/2023-10-01T12:34:56Z", &before)
-			require.Equal(t, count{UserID: "user_1", Minute: "2023-10-01T12:34"}, before, "nothing is counted yet")
+			require.Equal(t, count{UserID: "user_1", Minute: "2023-10-01T12:34", State: "open"}, before, "nothing is counted yet")
 
 			const clicks = 20_000
 			p := f.produce(t, "-count", strconv.Itoa(clicks), "-rate", "0", "-users", "500", "-seed", "1", "-start", "2023-10-01T12:00:00Z", "-step", "50ms")
@@ -202,7 +202,7 @@ func TestFlow(t *testing.T) {
 
 			var one count
 			fetch(t, api+"/clicks/user_7/2023-10-01T14:05:59.5+02:00", &one)
-			require.Equal(t, count{"user_7", "2023-10-01T12:05", want["2023-10-01T12:05"]["user_7"], true}, one)
+			require.Equal(t, count{"user_7", "2023-10-01T12:05", want["2023-10-01T12:05"]["user_7"], "closed"}, one)
 			var best top
 			fetch(t, api+"/minutes/2023-10-01T12:05/top?n=3", &best)
 			require.Len(t, best.Top, 3)
@@ -214,16 +214,23 @@ func TestFlow(t *testing.T) {
 			}
 			var history struct {
 				UserID string `json:"user_id"`
+				Total  int64
+				State  string
 				Clicks []struct {
 					Minute string
 					Clicks int64
-					Final  bool
+					State  string
 				}
 			}
 			fetch(t, api+"/clicks/user_7?from=2023-10-01T12:02&to=2023-10-01T12:09", &history)
+			var sum int64
 			for _, h := range history.Clicks {
 				require.Equal(t, want[h.Minute]["user_7"], h.Clicks)
+				require.Equal(t, "closed", h.State)
+				sum += h.Clicks
 			}
+			require.Equal(t, sum, history.Total)
+			require.Equal(t, "closed", history.State)
 
 			// Once more: it goes on where the counts are.
 			c = f.consume(t, "-until-end")
@@ -235,6 +242,12 @@ func TestFlow(t *testing.T) {
 			require.Equal(t, 1, c.wait(t, patience))
 			require.Contains(t, strings.Join(c.stderr, "\n"), "2m0s")
 			served(t, api, want)
+			// Another retention is not.
+			for _, retention := range []string{"87600h", "43800h"} {
+				c = f.consume(t, "-until-end", "-retention", retention)
+				require.Zero(t, c.wait(t, patience))
+				served(t, api, want)
+			}
 		})
 	}
 }
@@ -341,7 +354,7 @@ func TestRejects(t *testing.T) {
 
 	var one count
 	fetch(t, f.serve(t)+"/clicks/a%2Fb/2023-10-01T12:34", &one)
-	require.Equal(t, count{"a/b", "2023-10-01T12:34", 2, false}, one, "an event after its end would make it final")
+	require.Equal(t, count{"a/b", "2023-10-01T12:34", 2, "open"}, one, "an event after its end would close it")
 }
 
 func TestMetricsAndStop(t *testing.T) {

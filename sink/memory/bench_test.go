@@ -2,6 +2,7 @@ package memory_test
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"runtime"
 	"strings"
 	"testing"
@@ -24,7 +25,7 @@ func users(n, w int) [][]tumble.Delta {
 		}
 		last := &batches[len(batches)-1]
 		// In no order: neighbours in a batch are not neighbours in the table.
-		*last = append(*last, tumble.Delta{Window: t0.Add(time.Duration(w) * time.Minute), Key: fmt.Sprint("user_", i*7919%n), N: 1})
+		*last = append(*last, tumble.Delta{Start: t0.Add(time.Duration(w) * time.Minute), Key: fmt.Sprint("user_", i*7919%n), N: 1})
 	}
 	return batches
 }
@@ -34,12 +35,12 @@ func BenchmarkApply(b *testing.B) {
 	for _, n := range []int{1_000, 100_000, 1_000_000} {
 		batches := users(n, 0)
 		b.Run(fmt.Sprint("memory/", n), func(b *testing.B) {
-			s := memory.New()
+			s := memory.New(memory.Config{})
 			shards, err := s.Open(b.Context(), minutes)
 			require.NoError(b, err)
-			_, err = shards[0].Load(b.Context(), map[string]tumble.Checkpoint{"clicks/0": {}})
+			_, err = shards[0].Load(b.Context(), begin)
 			require.NoError(b, err)
-			batch := tumble.Batch{Partition: "clicks/0"}
+			batch := tumble.Batch{Partition: "clicks/0", Writer: 1}
 			apply := func(deltas []tumble.Delta) {
 				batch.Deltas, batch.From = deltas, batch.To
 				batch.To.Offset++
@@ -74,6 +75,34 @@ func BenchmarkApply(b *testing.B) {
 	}
 }
 
+// BenchmarkApplyPartitions moves the watermarks of many partitions, in no order.
+// An op is one batch without increments.
+func BenchmarkApplyPartitions(b *testing.B) {
+	for _, n := range []int{1, 100, 2000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			shards, err := memory.New(memory.Config{}).Open(b.Context(), minutes)
+			require.NoError(b, err)
+			batches := make([]tumble.Batch, n)
+			init := make(map[string]tumble.Checkpoint)
+			for i := range batches {
+				batches[i] = tumble.Batch{Partition: fmt.Sprint("clicks/", i), Writer: 1}
+				init[batches[i].Partition] = tumble.Checkpoint{}
+			}
+			_, err = shards[0].Load(b.Context(), tumble.LoadRequest{Init: init})
+			require.NoError(b, err)
+			for i := range b.N {
+				batch := &batches[rand.IntN(n)]
+				batch.From = batch.To
+				batch.To.Offset++
+				batch.To.Watermark = t0.Add(time.Duration(i) * time.Millisecond)
+				if err := shards[0].Apply(b.Context(), *batch); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
 // BenchmarkMemory fills a window with 1,000,000 new keys of 6 to 11 bytes:
 // ns/count is for one of them, B/count what it takes from then on, its key
 // included, and gc-ms how long a collection takes beside them all.
@@ -89,7 +118,7 @@ func BenchmarkMemory(b *testing.B) {
 		for _, deltas := range batches {
 			// As a pipeline does: each key is a string of its own.
 			for i, d := range deltas {
-				own[i] = tumble.Delta{Window: d.Window, Key: strings.Clone(d.Key), N: d.N}
+				own[i] = tumble.Delta{Start: d.Start, Key: strings.Clone(d.Key), N: d.N}
 			}
 			begun := time.Now()
 			fill(own)
@@ -107,12 +136,12 @@ func BenchmarkMemory(b *testing.B) {
 	}
 	b.Run("memory", func(b *testing.B) {
 		for b.Loop() {
-			s := memory.New()
+			s := memory.New(memory.Config{})
 			shards, err := s.Open(b.Context(), minutes)
 			require.NoError(b, err)
-			_, err = shards[0].Load(b.Context(), map[string]tumble.Checkpoint{"clicks/0": {}})
+			_, err = shards[0].Load(b.Context(), begin)
 			require.NoError(b, err)
-			batch := tumble.Batch{Partition: "clicks/0"}
+			batch := tumble.Batch{Partition: "clicks/0", Writer: 1}
 			measure(b, func(deltas []tumble.Delta) {
 				batch.Deltas, batch.From = deltas, batch.To
 				batch.To.Offset++

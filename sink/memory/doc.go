@@ -3,7 +3,7 @@
 //
 // A Sink is the store and its reader in one:
 //
-//	counts := memory.New()
+//	counts := memory.New(memory.Config{})
 //	p, err := tumble.New(tumble.Config{Source: source, Sink: counts, Window: window})
 //	...
 //	c, err := counts.Count(ctx, "user_1", time.Now())

@@ -3,6 +3,7 @@ package memory
 import (
 	"encoding/binary"
 	"hash/maphash"
+	"slices"
 )
 
 // table counts keys. It holds no pointers but those to its few blocks, so that
@@ -98,6 +99,16 @@ func (t *table) store(key string) uint64 {
 	b = binary.AppendUvarint(b, uint64(len(key)))
 	t.blocks[last] = append(b, key...)
 	return at
+}
+
+// clone returns a copy. Bytes of keys that are written never change, so both
+// share them; what either adds goes into blocks of its own.
+func (t *table) clone() table {
+	c := table{slots: slices.Clone(t.slots), entries: slices.Clone(t.entries), blocks: slices.Clone(t.blocks)}
+	for i, b := range c.blocks {
+		c.blocks[i] = slices.Clip(b)
+	}
+	return c
 }
 
 func (t *table) grow() {

@@ -62,7 +62,7 @@ func load(t testing.TB, shards []tumble.Shard, keys int, window time.Time, from 
 	for k := range keys {
 		key := "user-" + strconv.Itoa(k)
 		i := tumble.Hash(key) % uint64(len(shards))
-		pending[i] = append(pending[i], tumble.Delta{Window: window, Key: key, N: 1 + int64(k%9)})
+		pending[i] = append(pending[i], tumble.Delta{Start: window, Key: key, N: 1 + int64(k%9)})
 		if len(pending[i]) == 1000 {
 			flush(int(i))
 		}
@@ -143,7 +143,7 @@ func BenchmarkApply(b *testing.B) {
 			for range b.N {
 				at := rnd.IntN(len(keys))
 				for i := range deltas {
-					deltas[i] = tumble.Delta{Window: noon, Key: keys[(at+i*7)%len(keys)], N: 1}
+					deltas[i] = tumble.Delta{Start: noon, Key: keys[(at+i*7)%len(keys)], N: 1}
 				}
 				from[0] = advance(b, shards[0], "p/0", from[0], time.Time{}, deltas...)
 			}
@@ -173,7 +173,7 @@ func BenchmarkCatchUp(b *testing.B) {
 			for u := range users {
 				key := "user_" + strconv.Itoa(u)
 				to := &batches[tumble.Hash(key)%uint64(len(shards))][u%partitions]
-				*to = append(*to, tumble.Delta{Window: noon.Add(time.Duration(window) * time.Minute), Key: key, N: 6})
+				*to = append(*to, tumble.Delta{Start: noon.Add(time.Duration(window) * time.Minute), Key: key, N: 6})
 			}
 			if (window+1)%turn > 0 {
 				continue

@@ -21,129 +21,109 @@ var (
 	maxNanos = time.Unix(0, 1<<63-1)
 )
 
-// state returns a checkpoint as it is stored, without its marks: offset,
-// origin, watermark in nanoseconds or "-", "live" or "ended", log.
-func state(c tumble.Checkpoint) (string, error) {
-	mark := "-"
+// stored is a checkpoint in the forms in which a shard keeps it.
+type stored struct {
+	state  string // offset, origin, epoch, watermark in nanoseconds or "-", "live" or "ended", log
+	closed string // the closed mark of its watermark
+	set    string // "live" or "ended"
+	mark   string // the watermark as the sorted sets hold it
+}
+
+// storedForm returns the forms of a checkpoint. The closed mark is stored with
+// it because a script has no calendar to find it.
+func storedForm(def tumble.Definition, c tumble.Checkpoint) (stored, error) {
+	s := stored{closed: millis(def.ClosedAt(c.Watermark)), set: "live", mark: "-"}
+	ns := "-"
 	if !c.Watermark.IsZero() {
 		if c.Watermark.Before(minNanos) || c.Watermark.After(maxNanos) {
-			return "", fmt.Errorf("watermark %v is not within the years 1678 to 2261", c.Watermark)
+			return s, fmt.Errorf("watermark %v is not within the years 1678 to 2261", c.Watermark)
 		}
-		mark = strconv.FormatInt(c.Watermark.UnixNano(), 10)
+		ns, s.mark = strconv.FormatInt(c.Watermark.UnixNano(), 10), sortable(c.Watermark.UnixNano())
 	}
-	ended := "live"
 	if c.Ended {
-		ended = "ended"
+		s.set = "ended"
 	}
-	return strconv.FormatInt(c.Offset, 10) + " " + strconv.FormatInt(c.Origin, 10) + " " + mark + " " + ended + " " + c.Log, nil
+	s.state = strconv.FormatInt(c.Offset, 10) + " " + strconv.FormatInt(c.Origin, 10) + " " + strconv.Itoa(int(c.Epoch)) +
+		" " + ns + " " + s.set + " " + c.Log
+	return s, nil
 }
 
-// record returns a checkpoint as it is stored, with the marks before it.
-func record(def tumble.Definition, c tumble.Checkpoint) (string, error) {
-	s, err := state(c)
+// record returns what the checkpoints' hash holds, of a writer.
+func (s stored) record(writer uint64) string {
+	return s.closed + " " + strconv.FormatUint(writer, 16) + " " + s.state
+}
+
+// member returns the partition's member of its sorted set.
+func (s stored) member(partition string) string { return s.mark + " " + partition }
+
+// sortable writes nanoseconds so that strings are in the order of the numbers.
+func sortable(ns int64) string { return fmt.Sprintf("%016x", uint64(ns)+1<<63) }
+
+// parseSortable reads what sortable writes, and "-" as the zero time.
+func parseSortable(s string) (time.Time, error) {
+	if s == "-" {
+		return time.Time{}, nil
+	}
+	n, err := strconv.ParseUint(s, 16, 64)
 	if err != nil {
-		return "", err
+		return time.Time{}, err
 	}
-	return marks(def, c) + " " + s, nil
+	return time.Unix(0, int64(n-1<<63)).UTC(), nil
 }
 
-// marks says what a shard whose frontier came from c alone would have closed:
-// windows that start before the first mark are final, before the second past
-// retention. Both are milliseconds since the epoch, or "-". A smaller watermark
-// never has a larger mark, so a frontier's marks are the smallest there are,
-// and a script needs no calendar to find them.
-func marks(def tumble.Definition, c tumble.Checkpoint) string {
-	frontier := c.Watermark
-	if c.Ended {
-		frontier = def.EndMark(frontier)
+// millis writes a mark, "-" for none.
+func millis(mark time.Time) string {
+	if mark.IsZero() {
+		return "-"
 	}
-	return frontierMarks(def, frontier)
+	return strconv.FormatInt(mark.UnixMilli(), 10)
 }
 
-func frontierMarks(def tumble.Definition, frontier time.Time) string {
-	if frontier.IsZero() {
-		return "- -"
+// parseNanos reads nanoseconds, "-" as the zero time.
+func parseNanos(s string) (time.Time, error) {
+	if s == "-" {
+		return time.Time{}, nil
 	}
-	// The first window that has not passed is the one that holds this instant.
-	mark := func(age time.Duration) string {
-		at := frontier.Add(-age)
-		if at.Before(minEvent) {
-			at = minEvent // no window before has an event
-		}
-		start, _ := def.Window.Bounds(at)
-		return strconv.FormatInt(start.UnixMilli(), 10)
-	}
-	if def.Retention == 0 {
-		return mark(def.Grace) + " -"
-	}
-	return mark(def.Grace) + " " + mark(def.Grace+def.Retention)
+	ns, err := strconv.ParseInt(s, 10, 64)
+	return time.Unix(0, ns).UTC(), err
 }
 
-// parseRecord reads what record writes.
-func parseRecord(s string) (tumble.Checkpoint, error) {
-	var c tumble.Checkpoint
-	f := strings.SplitN(s, " ", 7)
-	if len(f) != 7 {
+// parseMillis reads a mark, "-" as the zero time.
+func parseMillis(s string) (time.Time, error) {
+	if s == "-" {
+		return time.Time{}, nil
+	}
+	ms, err := strconv.ParseInt(s, 10, 64)
+	return time.UnixMilli(ms).UTC(), err
+}
+
+// parseRecord reads a checkpoint from what the checkpoints' hash holds.
+func parseRecord(s string) (c tumble.Checkpoint, err error) {
+	f := strings.SplitN(s, " ", 8)
+	if len(f) != 8 {
 		return c, errSyntax
 	}
-	var err error
 	if c.Offset, err = strconv.ParseInt(f[2], 10, 64); err != nil {
 		return c, err
 	}
 	if c.Origin, err = strconv.ParseInt(f[3], 10, 64); err != nil {
 		return c, err
 	}
-	if f[4] != "-" {
-		ns, err := strconv.ParseInt(f[4], 10, 64)
-		if err != nil {
-			return c, err
-		}
-		c.Watermark = time.Unix(0, ns).UTC()
+	epoch, err := strconv.ParseInt(f[4], 10, 32)
+	if err != nil {
+		return c, err
 	}
-	switch f[5] {
+	c.Epoch = int32(epoch)
+	if c.Watermark, err = parseNanos(f[5]); err != nil {
+		return c, err
+	}
+	switch f[6] {
 	case "live":
 	case "ended":
 		c.Ended = true
 	default:
 		return c, errSyntax
 	}
-	c.Log = f[6]
-	return c, nil
-}
-
-// closed is what a shard's finality key holds: windows that start before final
-// are final, those before expired are past retention.
-type closed struct {
-	final, expired int64 // milliseconds since the epoch; noMark: none
-	shards         int
-	id             string
-}
-
-const noMark = -1 << 63
-
-// parseClosed reads a finality key. "" is one that does not exist.
-func parseClosed(s string) (closed, error) {
-	c := closed{final: noMark, expired: noMark}
-	if s == "" {
-		return c, nil
-	}
-	var err error
-	final, rest, _ := strings.Cut(s, " ")
-	expired, rest, _ := strings.Cut(rest, " ")
-	shards, id, _ := strings.Cut(rest, " ")
-	if final != "-" {
-		if c.final, err = strconv.ParseInt(final, 10, 64); err != nil {
-			return c, fmt.Errorf("finality %q: %w", s, errSyntax)
-		}
-	}
-	if expired != "-" {
-		if c.expired, err = strconv.ParseInt(expired, 10, 64); err != nil {
-			return c, fmt.Errorf("finality %q: %w", s, errSyntax)
-		}
-	}
-	if c.shards, err = strconv.Atoi(shards); err != nil || id == "" {
-		return c, fmt.Errorf("finality %q: %w", s, errSyntax)
-	}
-	c.id = id
+	c.Log = f[7]
 	return c, nil
 }

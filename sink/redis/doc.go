@@ -16,7 +16,8 @@
 // seconds of what it acknowledged, when it crashes or a replica takes over:
 // counts go together with their checkpoints, and a pipeline counts that stretch
 // again. While a slot moves from one master to another its shard may refuse
-// calls, until it has moved. What must not happen is that Redis drops some keys and keeps others.
+// calls, reads of pages too, until it has moved. What must not happen is that
+// Redis drops some keys and keeps others.
 // No key here has a time to live, and Open refuses a server whose
 // maxmemory-policy begins with "allkeys". Nothing else may write to the keys.
 //
@@ -24,14 +25,20 @@
 // Redis needs to be version 6 or later.
 //
 // Reads go to the master, also through a client that sends other reads to
-// replicas, so that a window that is seen to be final has all its counts.
+// replicas, so that a window that is seen to be closed has all its counts.
 // Definition, Count and Range read through the client's cache, of which the
-// server keeps track: the counts of a closed window are fetched once. Top and
-// Scan read whole windows and do not fill the cache.
+// server keeps track: the counts of a closed window are fetched once. That a key
+// has no count in a closed window is asked for each time. Top and Scan read whole
+// windows and do not fill the cache.
+//
+// How long counts are kept may change: each process asks for its Retention when
+// it loads, and in force is the longest that was asked for within the last
+// minute of the server's clock. So in a rolling update a process that asks for
+// less deletes nothing that others still want.
 //
 // A call whose context has no deadline ends after Config.Timeout. After a write
-// that ended with an error other than [tumble.ErrConflict] and
-// [tumble.ErrDefinition] nobody knows whether it took place, and a late one may
+// that ended with an error other than [tumble.ErrConflict], [tumble.ErrPassed],
+// [tumble.ErrObjected] and [tumble.ErrDefinition] nobody knows whether it took place, and a late one may
 // still: the same batch is to be sent again.
 //
 // # Permissions
@@ -40,8 +47,8 @@
 //
 //	ACL SETUSER counter reset on >SECRET ~clicks:* -@all
 //		+eval +evalsha +info +client|tracking +client|caching +multi +exec +pttl
-//		+hgetall +hget +hmget +hset +hlen +hdel +get +set +del +unlink
-//		+zadd +zscore +zrem +zrangebyscore
+//		+hgetall +hget +hmget +hset +hlen +hdel +get +set +del +unlink +time
+//		+zadd +zcard +zscore +zrem +zrange +zrevrange +zrangebyscore
 //
 // and one who only reads no more than
 //
@@ -59,24 +66,37 @@
 //
 // # Layout
 //
-// This is version 2 of the layout. Each shard has a hash tag of its own, so that
-// all its keys are in one slot. The tag of shard i is the smallest decimal
-// number whose slot, divided by 64, is i with its 8 bits reversed: 460, 16, 461,
-// 17 and so on. For a name NAME and a tag TAG the keys are
+// This is version 3 of the layout. A name under which version 2 is stored is
+// refused: count under another name, or delete its keys.
 //
-//	NAME:{TAG}                hash: what the counts mean; never changes
+// Each shard has a hash tag of its own, so that all its keys are in one slot. The
+// tag of shard i is the smallest decimal number whose slot, divided by 64, is i
+// with its 8 bits reversed: 460, 16, 461, 17 and so on. For a name NAME and a tag
+// TAG the keys are
+//
+//	NAME:{TAG}                hash: what the counts mean
 //	NAME:{TAG}:checkpoints    hash: partition -> checkpoint
-//	NAME:{TAG}:finality       string: which windows are final; changes when one closes
-//	NAME:{TAG}:windows        sorted set: the windows that are stored, by their start
+//	NAME:{TAG}:live           sorted set: watermarks of the partitions that go on
+//	NAME:{TAG}:ended          sorted set: watermarks of those that have ended
+//	NAME:{TAG}:finality       string: which windows are closed and past retention
+//	NAME:{TAG}:tainted        string, if another writer has written since the term was drawn
+//	NAME:{TAG}:announced      hash: partition -> token of who is about to end it
+//	NAME:{TAG}:retentions     hash: retention -> when a process asked for it last
+//	NAME:{TAG}:windows        sorted set: the windows that are stored, by their end
 //	NAME:{TAG}:sizes          hash: window -> number of keys, of those with several buckets
 //	NAME:{TAG}:START:BUCKET   hash: field -> count
 //
-// A window is written as its START in milliseconds since the Unix epoch.
+// A window is written as its START, a mark as the END of a window, and a moment
+// of the server's clock as itself, all in milliseconds since the Unix epoch. Where
+// there is none "-" stands.
 //
 // The first hash has the fields version; id, random, another one if all was lost
-// and is written again; window, as [tumble.ParseWindow] reads it; grace and
-// retention in milliseconds; droplate, true or false; shards, their number;
-// shard, which one this is; and tags, those of all shards, with spaces between.
+// and is written again; window, as [tumble.ParseWindow] reads it; grace in
+// milliseconds; droplate, true or false; shards, their number; shard, which one
+// this is; tags, those of all shards, with spaces between; and retention, the one
+// in force in milliseconds, 0 for ever. But for the retention it never changes.
+//
+// # Layout: counts
 //
 // A key belongs to shard [tumble.Hash](key) % shards. Its field is the key, or
 // if that begins with a zero byte, a zero byte and the key. In each window the
@@ -99,37 +119,73 @@
 // there were after that. If that number leads to another bucket than the one
 // that was read, the field has moved there meanwhile.
 //
-// A checkpoint is
-//
-//	FINAL EXPIRED OFFSET ORIGIN WATERMARK live|ended LOG
-//
-// with the watermark in nanoseconds since the Unix epoch, "-" for none. If all
-// partitions were where this one is, windows that start before FINAL would be
-// final and those that start before EXPIRED past retention: milliseconds, "-"
-// for none. So a script that looks for the smallest needs no calendar.
+// # Layout: finality
 //
 // The finality key holds
 //
-//	FINAL EXPIRED SHARDS ID
+//	CLOSED TERM SHARDS ID FLOOR
 //
-// for the shard as a whole, with its id: a window is final if it starts before
-// FINAL and not before EXPIRED. Windows before EXPIRED are deleted, a piece with
-// every batch. To rely on a count being final, read the finality key first, then
-// the count, then the finality key again, to find the same ID, and the window
-// not before EXPIRED.
+// and perhaps more in a later version. A window is closed if its END <= CLOSED,
+// and past retention if its END <= FLOOR, which never falls. Windows past
+// retention are deleted, a piece with every batch and every load. TERM, a random
+// number in hexadecimal digits, is another one after the store has lost something
+// and counts again. The key changes only when a window closes or the floor moves,
+// and is missing until the first window closes.
+//
+// To rely on a count being final, read the finality key and the count in one
+// MULTI, the number of the buckets with them. Or read the finality key, then the
+// count, then the finality key again, to find the same ID and TERM, and the window
+// closed both times and not past retention the second time. A count of 0 needs
+// the MULTI.
+//
+// # Layout: checkpoints
+//
+// A checkpoint is
+//
+//	CLOSED WRITER OFFSET ORIGIN EPOCH WATERMARK live|ended LOG
+//
+// with the watermark in nanoseconds since the Unix epoch, "-" for none. WRITER is
+// the number, in hexadecimal digits, of the process and call that stored it, 0 if
+// a load did. CLOSED is the shard's closed mark if all partitions were where this
+// one is, so that a script needs no calendar. These two are no part of what a
+// batch compares.
+//
+// In the sorted sets live and ended all scores are 0, and the members, one for
+// each partition, are
+//
+//	WATERMARK PARTITION
+//
+// with the watermark in nanoseconds plus 2^63, as 16 hexadecimal digits, or "-",
+// which sorts before all of them. So the shard's frontier is the watermark of the
+// first member of live, or if that is empty of the last one of ended, and CLOSED
+// of the finality key is that in this partition's checkpoint.
+//
+// A token is written in hexadecimal digits; " objected" comes after it once
+// somebody has objected. A retention that was asked for within the last 70
+// seconds, for it is noted every 10 seconds only, keeps one that is shorter from
+// being in force.
+//
+// # Layout: an example
 //
 // With one shard, in redis-cli:
 //
-//	> HMGET clicks:{460} window grace retention shards
-//	1) "1m0s"
-//	2) "0"
-//	3) "3600000"
-//	4) "1"
+//	> HMGET clicks:{460} version window grace retention shards
+//	1) "3"
+//	2) "1m0s"
+//	3) "0"
+//	4) "3600000"
+//	5) "1"
 //	> HGET clicks:{460}:checkpoints clicks/0
-//	"1714564860000 1714561260000 118 0 1714564890000000000 live log-1"
-//	> ZRANGE clicks:{460}:windows 0 -1
+//	"1714564860000 c0ffee 118 0 7 1714564890000000000 live log-1"
+//	> ZRANGE clicks:{460}:live 0 0
+//	1) "97cb5baeecce8400 clicks/0"
+//	> ZRANGE clicks:{460}:windows 0 -1 WITHSCORES
 //	1) "1714564800000"
 //	2) "1714564860000"
+//	3) "1714564860000"
+//	4) "1714564920000"
+//	> GET clicks:{460}:finality
+//	"1714564860000 2a8f3c51e07b94d6 1 d1f05a7733e9c284 1714561260000"
 //	> HGET clicks:{460}:1714564800000:0 "\x00"
 //	(nil)
 //	> HGET clicks:{460}:1714564800000:0 alice

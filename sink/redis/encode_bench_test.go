@@ -23,7 +23,7 @@ func BenchmarkEncode(b *testing.B) {
 				window := noon.Add(time.Duration(i/len(batches)*windows/1000) * time.Minute)
 				s.sizes[window.UnixMilli()] = size{buckets: 1000, keys: 48_000}
 				at := i % len(batches)
-				batches[at] = append(batches[at], tumble.Delta{Window: window, Key: "user_" + strconv.Itoa(i), N: int64(i%9 + 1)})
+				batches[at] = append(batches[at], tumble.Delta{Start: window, Key: "user_" + strconv.Itoa(i), N: int64(i%9 + 1)})
 			}
 			b.ReportAllocs()
 			b.ResetTimer()

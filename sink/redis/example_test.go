@@ -1,9 +1,8 @@
-//go:build servers
-
 package redis_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log"
 	"time"
@@ -12,61 +11,71 @@ import (
 
 	"github.com/tumblestream/tumble"
 	"github.com/tumblestream/tumble/sink/redis"
+	"github.com/tumblestream/tumble/source/channel"
 )
 
-// A pipeline writes to a sink as here by hand. Another process, with a sink and
-// a client of its own, reads.
+// A pipeline counts into Redis, under a name. It goes on where the counts are,
+// however the process before it ended.
 func Example() {
-	ctx := context.Background()
-	client, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: single})
+	client, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{"localhost:6379"}}) // or nodes of a cluster
 	if err != nil {
 		log.Fatal(err)
 	}
 	defer client.Close()
-	name := fmt.Sprintf("example-%d", time.Now().UnixNano())
-	defer lose(ctx, client, name)
+	counts, err := redis.New(redis.Config{Client: client, Name: "clicks"})
+	if err != nil {
+		log.Fatal(err)
+	}
 
-	sink, err := redis.New(redis.Config{Client: client, Name: name, Shards: 1})
+	events := make(chan tumble.Event, 1024)
+	source, err := channel.New(channel.Config{ID: "pod-0", Events: events}) // or kafka.New
 	if err != nil {
 		log.Fatal(err)
 	}
-	shards, err := sink.Open(ctx, tumble.Definition{Window: tumble.Window{Size: time.Minute}})
-	if err != nil {
-		log.Fatal(err)
-	}
-	start := tumble.Checkpoint{Log: "log-1"}
-	if _, err := shards[0].Load(ctx, map[string]tumble.Checkpoint{"clicks/0": start}); err != nil {
-		log.Fatal(err)
-	}
-	noon := time.Date(2024, 5, 1, 12, 0, 0, 0, time.UTC)
-	err = shards[0].Apply(ctx, tumble.Batch{
-		Partition: "clicks/0",
-		From:      start,
-		To:        tumble.Checkpoint{Log: "log-1", Offset: 4, Watermark: noon.Add(90 * time.Second)},
-		Deltas:    []tumble.Delta{{Window: noon, Key: "alice", N: 3}, {Window: noon, Key: "bob", N: 1}},
+	pipeline, err := tumble.New(tumble.Config{
+		Source:    source,
+		Sink:      counts,
+		Window:    tumble.Window{Size: time.Minute},
+		Retention: 7 * 24 * time.Hour, // of event time; then Redis forgets a minute
 	})
 	if err != nil {
 		log.Fatal(err)
 	}
+	events <- tumble.Event{Key: "user_1", Time: time.Now()}
+	close(events)
+	if err := pipeline.Run(context.Background()); err != nil {
+		log.Fatal(err)
+	}
+}
 
-	reader, err := redis.New(redis.Config{Client: client, Name: name})
+// A program that only reads, such as an API, needs the name and a client of its
+// own. What the counts mean it learns from Redis.
+func ExampleSink() {
+	ctx := context.Background()
+	client, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{"localhost:6379"}})
 	if err != nil {
 		log.Fatal(err)
 	}
-	c, err := reader.Count(ctx, "alice", noon.Add(30*time.Second))
+	defer client.Close()
+	counts, err := redis.New(redis.Config{Client: client, Name: "clicks"})
 	if err != nil {
 		log.Fatal(err)
 	}
-	fmt.Println(c.Key, c.Window.Format(time.TimeOnly), c.N, c.Final)
-	page, err := reader.Top(ctx, noon, 10)
+
+	c, err := counts.Count(ctx, "user_1", time.Now())
+	if errors.Is(err, tumble.ErrNoDefinition) {
+		fmt.Println("nothing was counted under this name yet")
+		return
+	} else if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Printf("%s in [%v, %v): %d, %v\n", c.Key, c.Start, c.End, c.N, c.State)
+
+	page, err := counts.Top(ctx, time.Now(), 10)
 	if err != nil {
 		log.Fatal(err)
 	}
-	for _, c := range page.Counts {
-		fmt.Println(c.Key, c.N)
+	for i, c := range page.Counts {
+		fmt.Println(i+1, c.Key, c.N)
 	}
-	// Output:
-	// alice 12:00:00 3 true
-	// alice 3
-	// bob 1
 }

@@ -6,6 +6,7 @@ import (
 	"math/bits"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -14,7 +15,7 @@ import (
 )
 
 const (
-	version   = "2"
+	version   = "3"
 	maxShards = 256
 	slots     = 16384
 	// marker is the field of a bucket that says how many buckets its window
@@ -105,22 +106,23 @@ func bucketOf(hash, n uint32) uint32 {
 	return uint32(i)
 }
 
-// layout is what is stored under a name, as far as it never changes.
+// layout is what is stored under a name. But for the retention none of it ever
+// changes.
 type layout struct {
-	id     string // random; another one if all was lost and written again
+	id     string // of the shard that was read; random, another one if all was lost and written again
 	shards int
-	def    tumble.Definition
-	bases  []string // of the shards
+	def    tumble.Definition // with the retention in force when it was read
+	bases  []string          // of the shards
+	proven []atomic.Value    // of the shards: the id under which the shard has this definition
 }
 
 // fields returns what a shard's own key holds, names and values by turns, but
-// for the id.
+// for the id and the retention.
 func fields(def tumble.Definition, shards, shard int) []string {
 	return []string{
 		"version", version,
 		"window", def.Window.String(),
 		"grace", strconv.FormatInt(def.Grace.Milliseconds(), 10),
-		"retention", strconv.FormatInt(def.Retention.Milliseconds(), 10),
 		"droplate", strconv.FormatBool(def.DropLate),
 		"shards", strconv.Itoa(shards),
 		"shard", strconv.Itoa(shard),
@@ -131,7 +133,9 @@ func fields(def tumble.Definition, shards, shard int) []string {
 // parseLayout reads what a shard's own key holds.
 func parseLayout(name string, stored map[string]string) (*layout, error) {
 	if v := stored["version"]; v != version {
-		return nil, fmt.Errorf("stored is version %q of the layout, this is version %s", v, version)
+		return nil, fmt.Errorf("%w: the keys %s:{*} are of version %.20q of the layout, this is version %s: "+
+			"count under another name, or delete the keys, and everything is counted again from the log",
+			tumble.ErrDefinition, name, v, version)
 	}
 	l := &layout{id: stored["id"]}
 	var err error
@@ -148,11 +152,9 @@ func parseLayout(name string, stored map[string]string) (*layout, error) {
 		name string
 		to   *time.Duration
 	}{{"grace", &l.def.Grace}, {"retention", &l.def.Retention}} {
-		ms, err := strconv.ParseInt(stored[f.name], 10, 64)
-		if err != nil || ms < 0 || ms > int64(1<<63-1)/int64(time.Millisecond) {
-			return bad(f.name, errSyntax)
+		if *f.to, err = parseDuration(stored[f.name]); err != nil {
+			return bad(f.name, err)
 		}
-		*f.to = time.Duration(ms) * time.Millisecond
 	}
 	switch stored["droplate"] {
 	case "true", "false":
@@ -172,8 +174,27 @@ func parseLayout(name string, stored map[string]string) (*layout, error) {
 	for i := range l.shards {
 		l.bases = append(l.bases, baseKey(name, i))
 	}
+	l.proven = make([]atomic.Value, l.shards)
 	return l, nil
 }
+
+// parseDuration reads whole milliseconds.
+func parseDuration(text string) (time.Duration, error) {
+	ms, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || ms < 0 || ms > int64(1<<63-1)/int64(time.Millisecond) {
+		return 0, errSyntax
+	}
+	return time.Duration(ms) * time.Millisecond, nil
+}
+
+// knows reports whether a shard that says f of its windows is known to have the
+// definition of l. One that has said nothing needs none.
+func (l *layout) knows(shard int, f finality) bool {
+	return f.id == "" || f.shards == l.shards && l.proven[shard].Load() == f.id
+}
+
+// shardOf returns the shard of a key.
+func (l *layout) shardOf(key string) int { return int(tumble.Hash(key) % uint64(l.shards)) }
 
 // readLayout asks the servers what is stored under the sink's name. An error
 // wraps tumble.ErrNoDefinition if it is nothing.

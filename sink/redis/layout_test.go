@@ -122,8 +122,9 @@ func TestHashOf(t *testing.T) {
 	}
 }
 
-// TestMarks compares marks with tumble's own rule for finality.
-func TestMarks(t *testing.T) {
+// TestFinalityState compares what a shard says of its windows with tumble's own
+// rule, for windows that are just closed, just past retention, and around them.
+func TestFinalityState(t *testing.T) {
 	berlin, err := time.LoadLocation("Europe/Berlin")
 	require.NoError(t, err)
 	rnd := rand.New(rand.NewPCG(1, 1))
@@ -132,40 +133,89 @@ func TestMarks(t *testing.T) {
 		{Calendar: tumble.Day, Zone: berlin}, {Calendar: tumble.Month},
 	} {
 		for range 300 {
-			def := tumble.Definition{Window: w, Grace: time.Duration(rnd.IntN(100_000)) * time.Millisecond}
+			def := tumble.Definition{Window: w, Grace: time.Duration(rnd.IntN(100_000)) * time.Millisecond, DropLate: rnd.IntN(2) == 0}
 			if rnd.IntN(2) == 0 {
 				def.Retention = time.Duration(1+rnd.IntN(1_000_000)) * time.Millisecond
 			}
-			mark := time.Unix(rnd.Int64N(4e9)-2e9, rnd.Int64N(1e9)).UTC()
+			frontier := time.Unix(rnd.Int64N(4e9)-2e9, rnd.Int64N(1e9)).UTC()
 			if rnd.IntN(4) == 0 { // on the edge
-				_, end := w.Bounds(mark)
-				mark = end.Add(def.Grace)
-			} else if rnd.IntN(4) == 0 {
-				_, end := w.Bounds(mark)
-				mark = end.Add(def.Grace + def.Retention - 1)
+				frontier = def.EndMark(frontier)
 			}
-			c := tumble.Checkpoint{Watermark: mark, Ended: rnd.IntN(4) == 0}
-			frontier := def.Frontier(map[string]tumble.Checkpoint{"p": c})
-			seen, err := parseClosed(marks(def, c) + " 1 id")
+			form, err := storedForm(def, tumble.Checkpoint{Watermark: frontier})
+			require.NoError(t, err)
+			closed := def.ClosedAt(frontier)
+			floor := def.FloorAt(closed)
+			said, err := parseFinality(form.closed + " - 1 id " + millis(floor))
 			require.NoError(t, err)
 			for _, age := range []time.Duration{0, def.Grace, def.Grace + def.Retention} {
 				at, end := w.Bounds(frontier.Add(-age))
 				for range 4 {
-					final, expired := def.Finality(frontier, end)
-					require.Equal(t, final || expired, at.UnixMilli() < seen.final, "%v, frontier %v, window %v", def, frontier, at)
-					require.Equal(t, expired, at.UnixMilli() < seen.expired, "%v, frontier %v, window %v", def, frontier, at)
+					require.Equal(t, def.State(closed, floor, end), said.state(def, end.UnixMilli()), "%v, frontier %v, window %v", def, frontier, at)
 					at, end = w.Bounds(at.Add(-1))
 				}
 			}
 		}
 	}
-	require.Equal(t, "- -", marks(minutesForever, tumble.Checkpoint{}))
-	require.Equal(t, "- -", marks(minutesForever, tumble.Checkpoint{Ended: true}))
-	// The oldest watermark with the longest grace is not out of range.
-	old := tumble.Definition{Window: tumble.Window{Size: time.Minute}, Grace: 25 * 365 * 24 * time.Hour, Retention: 25 * 365 * 24 * time.Hour}
-	seen, err := parseClosed(marks(old, tumble.Checkpoint{Watermark: minEvent}) + " 1 id")
+	form, err := storedForm(minutesForever, tumble.Checkpoint{Ended: true})
 	require.NoError(t, err)
-	require.LessOrEqual(t, seen.final, minEvent.UnixMilli())
+	require.Equal(t, "-", form.closed)
+	require.Equal(t, tumble.Open, nothing.state(minutesForever, minEvent.UnixMilli()))
+	// The oldest watermark with the longest grace is not out of range.
+	old := tumble.Definition{Window: tumble.Window{Size: time.Minute}, Grace: 25 * 365 * 24 * time.Hour}
+	form, err = storedForm(old, tumble.Checkpoint{Watermark: minEvent})
+	require.NoError(t, err)
+	require.Equal(t, millis(minEvent), form.closed)
+}
+
+// TestSortable wants the members of a sorted set in the order of the watermarks,
+// none of them first.
+func TestSortable(t *testing.T) {
+	var last string
+	for _, ns := range []int64{-1 << 63, minEvent.UnixNano(), -1e9 - 1, -1, 0, 1, 1e18, 1714564890000000000, maxEvent.UnixNano(), 1<<63 - 1} {
+		text := sortable(ns)
+		require.Len(t, text, 16)
+		require.Greater(t, text, last)
+		require.Greater(t, text, "-")
+		at, err := parseSortable(text)
+		require.NoError(t, err)
+		require.Equal(t, ns, at.UnixNano())
+		last = text
+	}
+	at, err := parseSortable("-")
+	require.NoError(t, err)
+	require.Zero(t, at)
+}
+
+// TestTwoLooks has what two looks at a shard say of what was read in between.
+func TestTwoLooks(t *testing.T) {
+	look := func(text string) finality {
+		f, err := parseFinality(text)
+		require.NoError(t, err)
+		return f
+	}
+	for name, c := range map[string]struct {
+		before, after string
+		ok            bool
+		closed        int64
+	}{
+		"the same":                {"60 a 1 id -", "60 a 1 id -", true, 60},
+		"closes":                  {"60 a 1 id -", "120 a 1 id 60", true, 60},
+		"opens":                   {"120 a 1 id -", "60 a 1 id -", true, 60},
+		"first closes":            {"", "60 a 1 id -", true, noMark},
+		"says nothing":            {"", "", true, noMark},
+		"another term":            {"60 a 1 id -", "60 b 1 id -", false, 0},
+		"first term":              {"60 - 1 id -", "120 b 1 id -", false, 0},
+		"another id":              {"60 a 1 id -", "60 a 1 other -", false, 0},
+		"another id, none before": {"- a 1 id -", "60 a 1 other -", false, 0},
+		"all lost":                {"60 a 1 id -", "", false, 0},
+	} {
+		f, ok := look(c.before).with(look(c.after))
+		require.Equal(t, c.ok, ok, name)
+		if ok {
+			require.Equal(t, c.closed, f.closed, name)
+			require.Equal(t, look(c.after).floor, f.floor, name)
+		}
+	}
 }
 
 var minutesForever = tumble.Definition{Window: tumble.Window{Size: time.Minute}}
@@ -174,13 +224,13 @@ func TestLayout(t *testing.T) {
 	berlin, err := time.LoadLocation("Europe/Berlin")
 	require.NoError(t, err)
 	def := tumble.Definition{Window: tumble.Window{Calendar: tumble.Week, Zone: berlin}, Grace: time.Second, Retention: time.Hour, DropLate: true}
-	stored := map[string]string{"id": "1"}
+	stored := map[string]string{"id": "1", "retention": "3600000"}
 	for pair := range slices.Chunk(fields(def, 5, 2), 2) {
 		stored[pair[0]] = pair[1]
 	}
 	l, err := parseLayout("n", stored)
 	require.NoError(t, err)
-	require.True(t, def.Same(l.def))
+	require.Equal(t, def.String(), l.def.String())
 	require.Equal(t, 5, l.shards)
 	require.Equal(t, []string{"n:{460}", "n:{16}", "n:{461}", "n:{17}", "n:{201}"}, l.bases)
 	for name := range stored {
@@ -197,43 +247,44 @@ func TestLayout(t *testing.T) {
 
 // FuzzRecord wants that what is read is written back the same, and no panic.
 func FuzzRecord(f *testing.F) {
-	f.Add("0 - 118 7 1714564890000000000 live log 1")
-	f.Add("- - -1 0 - ended ")
-	f.Add("1 2 3 4 0 live \x00 \n")
+	f.Add("0 7c0ffee 118 7 -1 1714564890000000000 live log 1")
+	f.Add("- 0 -1 0 2147483647 - ended ")
+	f.Add("1 2 3 4 5 0 live \x00 \n")
 	f.Add("")
 	f.Fuzz(func(t *testing.T, s string) {
 		c, err := parseRecord(s)
 		if err != nil {
 			return
 		}
-		text, err := record(minutesForever, c)
+		form, err := storedForm(minutesForever, c)
 		require.NoError(t, err)
-		again, err := parseRecord(text)
+		again, err := parseRecord(form.record(7))
 		require.NoError(t, err)
 		require.True(t, c.Same(again), "%q: %v, then %v", s, c, again)
 	})
 }
 
-// FuzzClosed wants that only what the script writes is understood.
-func FuzzClosed(f *testing.F) {
-	f.Add("1714564860000 - 16 00ff")
-	f.Add("- -5 1 x")
+// FuzzFinality wants that only what the scripts write is understood, and what a
+// later version appends left alone.
+func FuzzFinality(f *testing.F) {
+	f.Add("1714564860000 c0ffee 16 00ff -")
+	f.Add("- - 1 x -5")
 	f.Add("-")
 	f.Fuzz(func(t *testing.T, s string) {
-		c, err := parseClosed(s)
+		f, err := parseFinality(s)
 		if err != nil || s == "" {
 			return
 		}
-		require.NotEmpty(t, c.id)
+		require.NotEmpty(t, f.id)
 		mark := func(ms int64) string {
 			if ms == noMark {
 				return "-"
 			}
 			return strconv.FormatInt(ms, 10)
 		}
-		again, err := parseClosed(fmt.Sprintf("%s %s %d %s", mark(c.final), mark(c.expired), c.shards, c.id))
+		again, err := parseFinality(fmt.Sprintf("%s %x %d %s %s more", mark(f.closed), f.term, f.shards, f.id, mark(f.floor)))
 		require.NoError(t, err)
-		require.Equal(t, c, again)
+		require.Equal(t, f, again)
 	})
 }
 
@@ -245,6 +296,10 @@ func TestCursor(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, 3, shard)
 	require.EqualValues(t, 700, bucket)
+	longer := &layout{shards: 16, def: minutesForever}
+	longer.def.Retention = time.Hour
+	_, _, err = s.parseCursor(longer, 60000, cursor)
+	require.NoError(t, err, "how long counts are kept may change")
 	sum := cursor[strings.LastIndex(cursor, ".")+1:]
 	for _, bad := range []string{"x", "3.700", "3.700.", "3.701." + sum, "+3.700." + sum, "3.700." + sum + "0", cursor + " ", "-1.0." + sum, "3.99999999999." + sum} {
 		_, _, err := s.parseCursor(l, 60000, bad)
@@ -265,11 +320,11 @@ func TestHighest(t *testing.T) {
 		for range 300 {
 			key := strconv.Itoa(rnd.IntN(60))
 			all[key] += int64(rnd.IntN(5))
-			h.add(key, all[key]) // again, and then more
+			h.add(tumble.Count{Key: key, N: all[key]}) // again, and then more
 		}
 		var want []tumble.Count
 		for key, n := range all {
-			want = append(want, tumble.Count{Key: key, N: n, Window: minEvent})
+			want = append(want, tumble.Count{Key: key, N: n})
 		}
 		slices.SortFunc(want, func(a, b tumble.Count) int {
 			if lower(b, a) {
@@ -278,7 +333,7 @@ func TestHighest(t *testing.T) {
 			return 1
 		})
 		require.Len(t, h.at, size)
-		require.Equal(t, fmt.Sprint(want[:size]), fmt.Sprint(h.take(minEvent)))
+		require.Equal(t, fmt.Sprint(want[:size]), fmt.Sprint(h.take()))
 	}
 }
 
@@ -291,9 +346,9 @@ func TestEncode(t *testing.T) {
 	want := make(map[string]int64)
 	var deltas []tumble.Delta
 	for i := range 3500 {
-		d := tumble.Delta{Window: noon.Add(time.Duration(i%3) * time.Hour), Key: "\x00" + strconv.Itoa(i), N: int64(i + 1)}
+		d := tumble.Delta{Start: noon.Add(time.Duration(i%3) * time.Hour), Key: "\x00" + strconv.Itoa(i), N: int64(i + 1)}
 		deltas = append(deltas, d)
-		want[fmt.Sprint(d.Window.UnixMilli(), " ", d.Key)] = d.N
+		want[fmt.Sprint(d.Start.UnixMilli(), " ", d.Key)] = d.N
 	}
 	text, err := s.encode(deltas)
 	require.NoError(t, err)
@@ -305,11 +360,12 @@ func TestEncode(t *testing.T) {
 		return n
 	}
 	for len(list) > 0 {
-		window, buckets, groups := digits(0), list[1].(uint32), list[2].(uint32)
+		window, buckets, groups := digits(0), list[2].(uint32), list[3].(uint32)
+		require.Equal(t, window+60_000, digits(1))
 		if window == noon.UnixMilli() {
 			require.EqualValues(t, 1000, buckets)
 		}
-		list = list[3:]
+		list = list[4:]
 		last := int64(-1)
 		for range groups {
 			bucket, n := digits(0), int(list[1].(uint32))
@@ -327,8 +383,8 @@ func TestEncode(t *testing.T) {
 	require.Equal(t, want, got)
 
 	for _, bad := range []tumble.Delta{
-		{Window: noon, Key: "a"}, {Window: noon, Key: "a", N: -1}, {Window: noon, Key: "a", N: maxCount + 1},
-		{Window: noon.Add(1), Key: "a", N: 1}, {Key: "a", N: 1},
+		{Start: noon, Key: "a"}, {Start: noon, Key: "a", N: -1}, {Start: noon, Key: "a", N: maxCount + 1},
+		{Start: noon.Add(1), Key: "a", N: 1}, {Key: "a", N: 1},
 	} {
 		_, err := s.encode([]tumble.Delta{bad})
 		require.Error(t, err, "%v", bad)

@@ -116,6 +116,14 @@ func TestEvictionUnknown(t *testing.T) {
 	open(t, newSink(t, redis.Config{Client: client, Name: "a", AllowEviction: true}), minutes)
 }
 
+// TestEvictionRenamed has a server on which INFO has another name.
+func TestEvictionRenamed(t *testing.T) {
+	client := start(t, "--rename-command", "INFO", "").connect(t)
+	_, err := newSink(t, redis.Config{Client: client, Name: "a"}).Open(t.Context(), minutes)
+	require.ErrorContains(t, err, "INFO is not allowed")
+	open(t, newSink(t, redis.Config{Client: client, Name: "a", AllowEviction: true}), minutes)
+}
+
 // TestPassword changes the password under a client that has one.
 func TestPassword(t *testing.T) {
 	srv := start(t, "--requirepass", "right")
@@ -126,7 +134,7 @@ func TestPassword(t *testing.T) {
 	do(t, client, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "no")
 	began := time.Now()
 	require.Eventually(t, func() bool {
-		_, err := sh.Load(t.Context(), nil)
+		_, err := sh.Load(t.Context(), tumble.LoadRequest{})
 		return err != nil && strings.Contains(err.Error(), "WRONGPASS") && strings.Contains(err.Error(), "wrong user name or password")
 	}, 3*time.Second, 20*time.Millisecond)
 	_, err := s.Open(t.Context(), minutes)
@@ -207,7 +215,7 @@ func TestHangsUp(t *testing.T) {
 		"apply": func() error {
 			return sh.Apply(t.Context(), tumble.Batch{Partition: "p/0", From: from, To: tumble.Checkpoint{Log: from.Log, Offset: 1}})
 		},
-		"load":  func() error { _, err := sh.Load(t.Context(), nil); return err },
+		"load":  func() error { _, err := sh.Load(t.Context(), tumble.LoadRequest{}); return err },
 		"count": func() error { _, err := s.Count(t.Context(), "x", noon); return err },
 		"range": func() error { _, err := s.Range(t.Context(), "x", noon, noon.Add(time.Minute)); return err },
 		"top":   func() error { _, err := s.Top(t.Context(), noon, 1); return err },
@@ -229,12 +237,12 @@ func TestHung(t *testing.T) {
 	from := register(t, sh, "p/0")
 	batch := tumble.Batch{
 		Partition: "p/0", From: from, To: tumble.Checkpoint{Log: from.Log, Offset: 1},
-		Deltas: []tumble.Delta{{Window: noon, Key: "k", N: 1}},
+		Deltas: []tumble.Delta{{Start: noon, Key: "k", N: 1}},
 	}
 	require.NoError(t, srv.cmd.Process.Signal(syscall.SIGSTOP))
 	for name, call := range map[string]func() error{
 		"apply": func() error { return sh.Apply(t.Context(), batch) },
-		"load":  func() error { _, err := sh.Load(t.Context(), nil); return err },
+		"load":  func() error { _, err := sh.Load(t.Context(), tumble.LoadRequest{}); return err },
 		"count": func() error { _, err := s.Count(t.Context(), "x", noon); return err },
 		"top":   func() error { _, err := s.Top(t.Context(), noon, 1); return err },
 	} {
@@ -255,39 +263,39 @@ func TestHung(t *testing.T) {
 		err = sh.Apply(t.Context(), batch)
 		return err == nil || strings.Contains(err.Error(), tumble.ErrConflict.Error())
 	}, 20*time.Second, 50*time.Millisecond)
-	all, err := sh.Load(t.Context(), nil)
-	require.NoError(t, err)
-	require.True(t, batch.To.Same(all["p/0"]))
+	require.True(t, batch.To.Same(stateOf(t, sh).Checkpoints["p/0"]))
 	c, err := s.Count(t.Context(), "k", noon)
 	require.NoError(t, err)
 	require.EqualValues(t, 1, c.N)
 }
 
-// TestOutOfMemory wants a refused batch to leave nothing, and retention to go
-// on.
+// TestOutOfMemory wants a refused batch to leave nothing, retention to go on, and
+// an answer to who only asks.
 func TestOutOfMemory(t *testing.T) {
 	client := start(t).connect(t)
 	s := newSink(t, redis.Config{Client: client, Name: "a", Shards: 1})
 	sh := open(t, s, tumble.Definition{Window: minutes.Window, Retention: time.Minute})[0]
 	from := register(t, sh, "p/0")
-	from = advance(t, sh, "p/0", from, noon, tumble.Delta{Window: noon, Key: "k", N: 1})
+	from = advance(t, sh, "p/0", from, noon, tumble.Delta{Start: noon, Key: "k", N: 1})
+	do(t, client, "HSET", "a:{460}:retentions", "60000", "0") // asked for long ago: to be noted again
 	before := dump(t, client)
 	do(t, client, "CONFIG", "SET", "maxmemory", "1")
 	batch := tumble.Batch{
-		Partition: "p/0", From: from, To: tumble.Checkpoint{Log: from.Log, Offset: 2, Watermark: noon.Add(time.Hour)},
-		Deltas: []tumble.Delta{{Window: noon, Key: "k", N: 1}, {Window: noon.Add(time.Hour), Key: "k", N: 1}},
+		Partition: "p/0", From: from, To: tumble.Checkpoint{Log: from.Log, Offset: 2, Watermark: noon.Add(time.Minute)},
+		Deltas: []tumble.Delta{{Start: noon, Key: "k", N: 1}, {Start: noon.Add(time.Hour), Key: "k", N: 1}},
 	}
 	err := sh.Apply(t.Context(), batch)
 	require.ErrorContains(t, err, "OOM")
 	require.ErrorContains(t, err, "maxmemory")
 	require.NotErrorIs(t, err, tumble.ErrConflict)
+	require.True(t, from.Same(stateOf(t, sh).Checkpoints["p/0"]))
+	_, err = sh.Load(t.Context(), tumble.LoadRequest{Init: map[string]tumble.Checkpoint{"p/1": {}}})
+	require.ErrorContains(t, err, "OOM")
 	require.Equal(t, before, dump(t, client))
 
-	do(t, client, "CONFIG", "SET", "maxmemory", "0")
+	// A batch that leaves a window past retention gives back its memory first.
+	batch.To.Watermark = noon.Add(time.Hour)
 	require.NoError(t, sh.Apply(t.Context(), batch))
-	do(t, client, "CONFIG", "SET", "maxmemory", "1")
-	// A window is past retention now, and deleting it comes first.
-	advance(t, sh, "p/0", batch.To, time.Time{}, tumble.Delta{Window: noon.Add(time.Hour), Key: "k", N: 1})
 	for _, key := range dump(t, client) {
 		require.NotContains(t, key, strconv.FormatInt(noon.UnixMilli(), 10)+":")
 	}
@@ -307,41 +315,78 @@ func dump(t testing.TB, client rueidis.Client) []string {
 	return all
 }
 
-// TestErrorInTheMiddle puts a key of the wrong type in the way of the last
-// thing that a batch needs: nothing of it may stay.
+// TestErrorInTheMiddle puts a key of the wrong type in the way of what a call
+// needs, down to the last thing: nothing of it may stay.
 func TestErrorInTheMiddle(t *testing.T) {
 	client := start(t).connect(t)
-	start := strconv.FormatInt(noon.Add(time.Hour).UnixMilli(), 10)
-	for _, suffix := range []string{":" + start + ":0", ":windows", ":sizes", ":finality", ":checkpoints", ""} {
-		t.Run(suffix, func(t *testing.T) {
-			do(t, client, "FLUSHALL")
-			s := newSink(t, redis.Config{Client: client, Name: "a", Shards: 1})
-			sh := open(t, s, minutes)[0]
-			from := register(t, sh, "p/0")
-			from = advance(t, sh, "p/0", from, time.Time{}, tumble.Delta{Window: noon, Key: "k", N: 1})
-			poisoned := "a:{460}" + suffix
-			do(t, client, "COPY", poisoned, "kept")
-			do(t, client, "DEL", poisoned)
-			do(t, client, "SADD", poisoned, "poison")
-			before := dump(t, client)
-			batch := tumble.Batch{
-				Partition: "p/0", From: from, To: tumble.Checkpoint{Log: from.Log, Offset: 2, Watermark: noon.Add(time.Minute)},
-				Deltas: []tumble.Delta{
-					{Window: noon, Key: "k", N: 1}, {Window: noon, Key: "other", N: 1}, {Window: noon.Add(time.Hour), Key: "k", N: 1},
-				},
-			}
-			err := sh.Apply(t.Context(), batch)
-			require.ErrorContains(t, err, "WRONGTYPE")
-			require.NotErrorIs(t, err, tumble.ErrConflict)
-			require.Equal(t, before, dump(t, client))
+	def := tumble.Definition{Window: minutes.Window, Retention: time.Minute}
+	from := tumble.Checkpoint{Log: "log", Offset: 1, Watermark: noon.Add(time.Minute)}
+	later := strconv.FormatInt(noon.Add(time.Hour).UnixMilli(), 10)
+	batch := func(change func(*tumble.Batch)) func(ctx context.Context, sh tumble.Shard) error {
+		b := tumble.Batch{
+			Partition: "p/0", Writer: 2, From: from, To: from,
+			Deltas: []tumble.Delta{
+				{Start: noon.Add(time.Minute), Key: "k", N: 1}, {Start: noon.Add(time.Minute), Key: "other", N: 1}, {Start: noon.Add(time.Hour), Key: "k", N: 1},
+			},
+		}
+		b.To.Offset++
+		change(&b)
+		return func(ctx context.Context, sh tumble.Shard) error { return sh.Apply(ctx, b) }
+	}
+	for name, call := range map[string]struct {
+		call    func(ctx context.Context, sh tumble.Shard) error
+		touches string
+	}{
+		"apply": {batch(func(*tumble.Batch) {}), " checkpoints finality tainted sizes windows " + later + ":0"},
+		// So far that the next one goes by its own floor, and deletes.
+		"apply that closes": {batch(func(b *tumble.Batch) { b.To.Watermark = noon.Add(2 * time.Minute) }),
+			" checkpoints finality tainted live sizes windows " + later + ":0"},
+		"apply that moves on": {batch(func(b *tumble.Batch) { b.To.Watermark = b.To.Watermark.Add(1) }), " checkpoints finality tainted live"},
+		"apply that ends":     {batch(func(b *tumble.Batch) { b.To.Ended, b.Token = true, 7 }), " checkpoints finality tainted live ended announced"},
+		"load": {func(ctx context.Context, sh tumble.Shard) error {
+			_, err := sh.Load(ctx, tumble.LoadRequest{
+				Init:     map[string]tumble.Checkpoint{"p/1": {Log: "log"}, "p/2": {Log: "log", Ended: true}},
+				Announce: map[string]uint64{"p/1": 1},
+			})
+			return err
+		}, " checkpoints finality live ended announced retentions"},
+	} {
+		for _, suffix := range strings.Split(call.touches, " ") {
+			t.Run(name+" "+suffix, func(t *testing.T) {
+				do(t, client, "FLUSHALL")
+				s := newSink(t, redis.Config{Client: client, Name: "a", Shards: 1})
+				sh := open(t, s, def)[0]
+				require.NoError(t, sh.Apply(t.Context(), tumble.Batch{
+					Partition: "p/0", Writer: 1, From: register(t, sh, "p/0"), To: from,
+					Deltas: []tumble.Delta{{Start: noon, Key: "k", N: 1}, {Start: noon.Add(time.Minute), Key: "k", N: 1}},
+				}))
+				_, err := sh.Load(t.Context(), tumble.LoadRequest{
+					Init: map[string]tumble.Checkpoint{"p/9": {Log: "log", Watermark: noon.Add(time.Hour)}}, Announce: map[string]uint64{"p/0": 7},
+				})
+				require.NoError(t, err)
+				poisoned := "a:{460}"
+				if suffix != "" {
+					poisoned += ":" + suffix
+				}
+				do(t, client, "HSET", "a:{460}:retentions", "60000", "0") // to be noted again
+				do(t, client, "COPY", poisoned, "kept")
+				do(t, client, "DEL", poisoned)
+				do(t, client, "PFADD", poisoned, "poison")
+				if suffix == "finality" || suffix == "tainted" { // a string as well, as it happens
+					do(t, client, "DEL", poisoned)
+					do(t, client, "SADD", poisoned, "poison")
+				}
+				before := dump(t, client)
+				err = call.call(t.Context(), sh)
+				require.ErrorContains(t, err, "WRONGTYPE")
+				require.NotErrorIs(t, err, tumble.ErrConflict)
+				require.Equal(t, before, dump(t, client))
 
-			do(t, client, "DEL", poisoned)
-			do(t, client, "COPY", "kept", poisoned)
-			require.NoError(t, sh.Apply(t.Context(), batch))
-			c, err := s.Count(t.Context(), "k", noon)
-			require.NoError(t, err)
-			require.Equal(t, tumble.Count{Key: "k", Window: noon, N: 2, Final: true}, c)
-		})
+				do(t, client, "DEL", poisoned)
+				do(t, client, "COPY", "kept", poisoned)
+				require.NoError(t, call.call(t.Context(), sh))
+			})
+		}
 	}
 }
 
@@ -366,7 +411,7 @@ func TestReplicasAreNotRead(t *testing.T) {
 	})
 	s := newSink(t, redis.Config{Client: client, Name: "a", Shards: 1, AllowEviction: true})
 	sh := open(t, s, minutes)[0]
-	advance(t, sh, "p/0", register(t, sh, "p/0"), time.Time{}, tumble.Delta{Window: noon, Key: "k", N: 1})
+	advance(t, sh, "p/0", register(t, sh, "p/0"), time.Time{}, tumble.Delta{Start: noon, Key: "k", N: 1})
 	c, err := s.Count(t.Context(), "k", noon)
 	require.NoError(t, err)
 	require.EqualValues(t, 1, c.N)
@@ -400,7 +445,7 @@ func TestFlushAll(t *testing.T) {
 			for k := range 1000 {
 				if key := fmt.Sprint(k); int(tumble.Hash(key)%uint64(n)) == i {
 					start, _ := def.Window.Bounds(noon)
-					deltas = append(deltas, tumble.Delta{Window: start, Key: key, N: int64(k + n)})
+					deltas = append(deltas, tumble.Delta{Start: start, Key: key, N: int64(k + n)})
 				}
 			}
 			advance(t, sh, "p/0", from[i], noon.Add(time.Hour), deltas...)
@@ -409,10 +454,10 @@ func TestFlushAll(t *testing.T) {
 			for k := range 1000 {
 				c, err := reader.Count(t.Context(), fmt.Sprint(k), noon)
 				if err != nil || c.N != int64(k+n) {
-					require.False(t, c.Final, "%v", c)
+					require.Equal(t, tumble.Open, c.State, "%v", c)
 					return false
 				}
-				require.True(t, c.Final)
+				require.Equal(t, tumble.Closed, c.State)
 			}
 			return true
 		}, 5*time.Second, 10*time.Millisecond)
@@ -430,22 +475,22 @@ func TestHeals(t *testing.T) {
 	s := newSink(t, redis.Config{Client: client, Name: "a", Shards: 1})
 	sh := open(t, s, minutes)[0]
 	from := register(t, sh, "p/0")
-	advance(t, sh, "p/0", from, time.Time{}, tumble.Delta{Window: noon, Key: "k", N: 1})
+	advance(t, sh, "p/0", from, time.Time{}, tumble.Delta{Start: noon, Key: "k", N: 1})
 	do(t, client, "FLUSHALL")
 	err := sh.Apply(t.Context(), tumble.Batch{Partition: "p/0", From: from, To: from})
 	require.ErrorIs(t, err, tumble.ErrConflict)
 	from = register(t, sh, "p/0")
-	from = advance(t, sh, "p/0", from, time.Time{}, tumble.Delta{Window: noon, Key: "k", N: 1})
+	from = advance(t, sh, "p/0", from, time.Time{}, tumble.Delta{Start: noon, Key: "k", N: 1})
 	c, err := s.Count(t.Context(), "k", noon)
 	require.NoError(t, err)
 	require.EqualValues(t, 1, c.N)
 
 	// Another process may have healed it: the id is another, the rest as known.
 	do(t, client, "HSET", "a:{460}", "id", "other")
-	from = advance(t, sh, "p/0", from, time.Time{}, tumble.Delta{Window: noon, Key: "k", N: 1})
+	from = advance(t, sh, "p/0", from, time.Time{}, tumble.Delta{Start: noon, Key: "k", N: 1})
 	// Or only the definition is gone.
 	do(t, client, "DEL", "a:{460}")
-	from = advance(t, sh, "p/0", from, time.Time{}, tumble.Delta{Window: noon, Key: "k", N: 1})
+	from = advance(t, sh, "p/0", from, time.Time{}, tumble.Delta{Start: noon, Key: "k", N: 1})
 	// Or it is of a program that counts something else.
 	do(t, client, "HSET", "a:{460}", "id", "third", "grace", "1000")
 	err = sh.Apply(t.Context(), tumble.Batch{Partition: "p/0", From: from, To: from})

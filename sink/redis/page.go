@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"hash/fnv"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,26 +21,24 @@ import (
 // counts, which hold up no other call for long.
 const bucketsAtOnce = 64
 
+// firstBuckets is how many are asked for while nobody knows how many there are.
+const firstBuckets = 8
+
 // Top returns the n highest counts in the window that holds at, which must be
 // in [1700, 2200); see [tumble.Reader]. It reads the whole window, piece by
 // piece, and holds n counts and a piece of each shard.
 func (s *Sink) Top(ctx context.Context, at time.Time, n int) (tumble.Page, error) {
 	var page tumble.Page
-	err := s.stable(ctx, "top", func(ctx context.Context, l *layout) (bool, error) {
-		start, _, err := bounds(l.def, at)
+	err := s.stable(ctx, "top", func(ctx context.Context, l *layout, _ int) (bool, error) {
+		r, err := s.newPage(l, at)
 		if err != nil {
 			return false, err
 		}
-		ms := start.UnixMilli()
-		before, err := s.finalities(ctx, l)
-		if err != nil || before == nil {
-			return false, err
-		}
 		best := highest{max: max(n, 0), at: make(map[string]int)}
-		for _, base := range l.bases {
+		for shard := range l.bases {
 			for from := uint32(0); ; {
-				next, err := s.readBuckets(ctx, base, ms, from, bucketsAtOnce, best.add)
-				if err != nil {
+				next, ok, err := r.read(ctx, shard, from, bucketsAtOnce, best.add)
+				if err != nil || !ok {
 					return false, err
 				}
 				if next == 0 {
@@ -48,8 +47,8 @@ func (s *Sink) Top(ctx context.Context, at time.Time, n int) (tumble.Page, error
 				from = next
 			}
 		}
-		page = tumble.Page{Counts: best.take(start)}
-		return s.judgePage(ctx, l, before, ms, &page)
+		page, err = r.finish(ctx, best.take())
+		return err == nil && r.of, err
 	})
 	if err != nil {
 		return tumble.Page{}, err
@@ -63,40 +62,36 @@ func (s *Sink) Top(ctx context.Context, at time.Time, n int) (tumble.Page, error
 // a key may come twice.
 func (s *Sink) Scan(ctx context.Context, at time.Time, cursor string, limit int) (tumble.Page, error) {
 	var page tumble.Page
-	err := s.stable(ctx, "scan", func(ctx context.Context, l *layout) (bool, error) {
-		start, _, err := bounds(l.def, at)
+	err := s.stable(ctx, "scan", func(ctx context.Context, l *layout, _ int) (bool, error) {
+		r, err := s.newPage(l, at)
 		if err != nil {
 			return false, err
 		}
-		ms := start.UnixMilli()
 		shard, bucket := 0, uint32(0)
 		if cursor != "" {
-			if shard, bucket, err = s.parseCursor(l, ms, cursor); err != nil {
+			if shard, bucket, err = s.parseCursor(l, r.window, cursor); err != nil {
 				return false, err
 			}
 		}
-		before, err := s.finalities(ctx, l)
-		if err != nil || before == nil {
-			return false, err
-		}
-		page = tumble.Page{}
+		var counts []tumble.Count
+		next := ""
 		for limit := max(limit, 1); shard < l.shards; {
-			if len(page.Counts) >= limit {
-				page.Cursor = s.cursor(l, ms, shard, bucket)
+			if len(counts) >= limit {
+				next = s.cursor(l, r.window, shard, bucket)
 				break
 			}
-			some := min(bucketsAtOnce, 1+(limit-len(page.Counts))/perBucket)
-			next, err := s.readBuckets(ctx, l.bases[shard], ms, bucket, some, func(key string, n int64) {
-				page.Counts = append(page.Counts, tumble.Count{Key: key, Window: start, N: n})
-			})
-			if err != nil {
+			some := min(bucketsAtOnce, 1+(limit-len(counts))/perBucket)
+			to, ok, err := r.read(ctx, shard, bucket, some, func(c tumble.Count) { counts = append(counts, c) })
+			if err != nil || !ok {
 				return false, err
 			}
-			if bucket = next; next == 0 {
+			if bucket = to; to == 0 {
 				shard++
 			}
 		}
-		return s.judgePage(ctx, l, before, ms, &page)
+		page, err = r.finish(ctx, counts)
+		page.Cursor = next
+		return err == nil && r.of, err
 	})
 	if err != nil {
 		return tumble.Page{}, err
@@ -104,94 +99,116 @@ func (s *Sink) Scan(ctx context.Context, at time.Time, cursor string, limit int)
 	return page, nil
 }
 
-// finalities returns the finality of every shard, nil if one of them is of
-// another layout. It does not ask the cache, which knows the shards as they
-// were at different moments.
-func (s *Sink) finalities(ctx context.Context, l *layout) ([]closed, error) {
-	cmds := make([]rueidis.Completed, len(l.bases))
-	for i, base := range l.bases {
-		cmds[i] = s.read("GET", base+":finality")
-	}
-	all := make([]closed, len(l.bases))
-	for i, r := range s.client.DoMulti(ctx, cmds...) {
-		text, err := r.ToString()
-		if err != nil && !rueidis.IsRedisNil(err) {
-			return nil, err
-		}
-		if all[i], err = parseClosed(text); err != nil {
-			return nil, err
-		}
-		if all[i].shards != 0 && all[i].shards != l.shards {
-			return nil, nil
-		}
-	}
-	return all, nil
+// pageReader reads a part of a window. Each piece is read together with what its
+// shard says of finality at this moment, and judged by that alone.
+type pageReader struct {
+	sink       *Sink
+	layout     *layout
+	start, end time.Time
+	window     int64
+	said       map[int]finality // by shards that have been read
+	buckets    map[int]uint32   // that the window has in a shard
+	of         bool             // the page is of the layout
 }
 
-// judgePage completes a page of counts that have been read since before. It
-// reports false if they must be read again.
-func (s *Sink) judgePage(ctx context.Context, l *layout, before []closed, window int64, page *tumble.Page) (bool, error) {
-	after, err := s.finalities(ctx, l)
-	if err != nil || after == nil {
-		return false, err
-	}
-	page.Final = true
-	for i := range before {
-		if after[i].id != before[i].id {
-			return false, nil
-		}
-		page.Final = page.Final && window < before[i].final
-		page.Expired = page.Expired || window < after[i].expired
-	}
-	page.Final = page.Final && !page.Expired
-	for i := range page.Counts {
-		page.Counts[i].Final, page.Counts[i].Expired = page.Final, page.Expired
-	}
-	return true, nil
+func (s *Sink) newPage(l *layout, at time.Time) (*pageReader, error) {
+	start, end, err := bounds(l.def, at)
+	return &pageReader{
+		sink: s, layout: l, start: start, end: end, window: start.UnixMilli(),
+		said: make(map[int]finality), buckets: make(map[int]uint32),
+	}, err
 }
 
-// readBuckets calls f for the counts in up to some buckets of a window, from
-// one on, and returns the bucket to go on with, 0 at the end. Keys move only to
-// higher buckets, so going up misses none, though one that moves meanwhile may
-// come twice.
-func (s *Sink) readBuckets(ctx context.Context, base string, window int64, from uint32, some int, f func(key string, n int64)) (uint32, error) {
-	n, err := s.countBuckets(ctx, base, window)
-	if err != nil || from >= n {
-		return 0, err
+// read calls f for the counts in up to some buckets of a shard, from one on, and
+// returns the bucket to go on with, 0 at the end. Keys move only to higher
+// buckets, so going up misses none, though one that moves meanwhile may come
+// twice. It reports false if the shard fell back since the last piece, and may
+// have keys in lower buckets again.
+func (r *pageReader) read(ctx context.Context, shard int, from uint32, some int, f func(tumble.Count)) (uint32, bool, error) {
+	base := r.layout.bases[shard]
+	had := r.buckets[shard]
+	if had == 0 {
+		some = min(some, firstBuckets)
+	} else {
+		some = min(some, int(had-from))
 	}
-	to := min(n, from+uint32(some))
-	cmds := make([]rueidis.Completed, 0, to-from)
-	for i := from; i < to; i++ {
-		cmds = append(cmds, s.read("HGETALL", bucketKey(base, window, i)))
+	commands := [][]string{{"HGET", bucketKey(base, r.window, 0), marker}}
+	for i := range some {
+		commands = append(commands, []string{"HGETALL", bucketKey(base, r.window, from+uint32(i))})
 	}
-	for _, r := range s.client.DoMulti(ctx, cmds...) {
-		counts, err := r.AsMap()
+	said, answers, err := r.sink.atomic(ctx, base, commands...)
+	if err != nil {
+		return 0, false, err
+	}
+	n, err := bucketsOf(answers[0])
+	if err != nil {
+		return 0, false, err
+	}
+	if before, ok := r.said[shard]; ok {
+		// That the window was closed under another term would be all right, but
+		// not that it was put together of two histories.
+		if said, ok = before.with(said); !ok || n < had {
+			return 0, false, nil
+		}
+	}
+	r.said[shard], r.buckets[shard] = said, n
+	for _, m := range answers[1:] {
+		counts, err := m.AsMap()
 		if err != nil {
-			return 0, err
+			return 0, false, err
 		}
 		for field, m := range counts {
 			if field == marker {
 				continue
 			}
-			n, err := parseCount(m)
+			n, err := countOf(m)
 			if err != nil {
-				return 0, err
+				return 0, false, err
 			}
-			f(keyOf(field), n)
+			f(tumble.Count{Key: keyOf(field), N: n, Term: said.term})
 		}
 	}
-	if to < n {
-		return to, nil
+	if to := from + uint32(some); to < n {
+		return to, true, nil
 	}
-	// Buckets that came while these were read hold what was moved out of them.
-	if n, err = s.countBuckets(ctx, base, window); err != nil || to >= n {
-		return 0, err
-	}
-	return to, nil
+	return 0, true, nil
 }
 
-func (s *Sink) countBuckets(ctx context.Context, base string, window int64) (uint32, error) {
-	return buckets(s.client.Do(ctx, s.read("HGET", bucketKey(base, window, 0), marker)).ToMessage())
+// finish returns the page with counts. The shards that none of them is of have a
+// say in what the window is, as they are now.
+func (r *pageReader) finish(ctx context.Context, counts []tumble.Count) (tumble.Page, error) {
+	var shards []int
+	var cmds []rueidis.Completed
+	for shard, base := range r.layout.bases {
+		if _, ok := r.said[shard]; !ok {
+			shards = append(shards, shard)
+			cmds = append(cmds, r.sink.read("GET", base+":finality"))
+		}
+	}
+	if len(cmds) > 0 {
+		for i, answer := range r.sink.client.DoMulti(ctx, cmds...) {
+			f, err := finalityOf(answer.ToString())
+			if err != nil {
+				return tumble.Page{}, err
+			}
+			r.said[shards[i]] = f
+		}
+	}
+	var err error
+	if r.of, err = r.sink.proves(ctx, r.layout, r.said); err != nil || !r.of {
+		return tumble.Page{}, err
+	}
+	all := finality{closed: math.MaxInt64, floor: noMark}
+	for shard := range r.layout.bases {
+		f := r.said[shard]
+		all.closed, all.floor = min(all.closed, f.closed), max(all.floor, f.floor)
+		all.term = all.term*0x9e3779b97f4a7c15 + f.term // odd: another sum if one of them is another
+	}
+	page := tumble.Page{Start: r.start, End: r.end, Counts: counts, State: all.state(r.layout.def, r.end.UnixMilli()), Term: all.term}
+	for i := range counts {
+		counts[i].Start, counts[i].End, counts[i].State = page.Start, page.End, page.State
+	}
+	return page, nil
 }
 
 // cursor returns the cursor of a page that begins at a bucket. Its last part
@@ -199,7 +216,9 @@ func (s *Sink) countBuckets(ctx context.Context, base string, window int64) (uin
 func (s *Sink) cursor(l *layout, window int64, shard int, bucket uint32) string {
 	place := strconv.Itoa(shard) + "." + strconv.FormatUint(uint64(bucket), 10)
 	sum := fnv.New32a()
-	fmt.Fprint(sum, s.cfg.Name, "\x00", l.def, l.shards, window, " ", place)
+	def := l.def
+	def.Retention = 0 // may change while somebody scans
+	fmt.Fprint(sum, s.cfg.Name, "\x00", def, l.shards, window, " ", place)
 	return fmt.Sprintf("%s.%08x", place, sum.Sum32())
 }
 
@@ -224,31 +243,27 @@ type highest struct {
 }
 
 // add takes a count. A key may come again, with a later count.
-func (h *highest) add(key string, n int64) {
-	c := tumble.Count{Key: key, N: n}
-	switch i, ok := h.at[key]; {
+func (h *highest) add(c tumble.Count) {
+	switch i, ok := h.at[c.Key]; {
 	case ok:
-		if n > h.counts[i].N {
-			h.counts[i].N = n
+		if c.N > h.counts[i].N {
+			h.counts[i] = c
 			heap.Fix(h, i)
 		}
 	case len(h.counts) < h.max:
 		heap.Push(h, c)
 	case h.max > 0 && lower(h.counts[0], c):
 		delete(h.at, h.counts[0].Key)
-		h.counts[0], h.at[key] = c, 0
+		h.counts[0], h.at[c.Key] = c, 0
 		heap.Fix(h, 0)
 	}
 }
 
 // take returns the counts in order.
-func (h *highest) take(window time.Time) []tumble.Count {
+func (h *highest) take() []tumble.Count {
 	slices.SortFunc(h.counts, func(a, b tumble.Count) int {
 		return cmp.Or(cmp.Compare(b.N, a.N), cmp.Compare(a.Key, b.Key))
 	})
-	for i := range h.counts {
-		h.counts[i].Window = window
-	}
 	return h.counts
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strconv"
 	"time"
 
@@ -13,27 +12,43 @@ import (
 	"github.com/tumblestream/tumble"
 )
 
-// How a read keeps its promises with a cache in between: all keys of a shard
-// are in one slot, for which the client has one connection and one cache. The
-// server's notices that a key has changed come over that connection, in order
-// with the replies. So what a lookup gives, from the cache or not, is what the
-// server held at some moment, and of two lookups, one after the other, the
-// second gives that of a moment no earlier. A count that is looked up after its
-// window was seen to be final is therefore not older than that, and if then
-// finality does not say that the window is past retention, it had not been
-// deleted when the count was read. Should all be lost and written again in
-// between, the id in the finality key is another one.
+// How a read keeps its promises with a cache in between. All keys of a shard are
+// in one slot, for which the client has one connection to a server, with a cache
+// of its own. The server's notices that a key has changed come over that
+// connection, in order with the replies. So what a lookup gives, from the cache
+// or not, is what the server held at some moment, and of two lookups, one after
+// the other, the second gives that of a moment no earlier.
+//
+// The server may fall back to an earlier state at any time, by a failover, say,
+// and count again what it has lost. A count is called closed only if the finality
+// says so before and after it was looked up, under the same term: then both looks
+// and the count are of one history, see tumble.Shard. The second look also tells
+// whether the window went past retention, and so may have been deleted before
+// the count was looked up.
+//
+// A 0 proves less than a number does. It may come of a bucket that the window
+// has in another life alone: a server that fell back knows fewer buckets. So a 0
+// of a closed window is confirmed in a transaction, which see (Sink.atomic).
+//
+// In a cluster the second look may come from the cache of a server that is no
+// longer the shard's master, while the count was redirected to the new one. If
+// the client has asked a server for any part of the count, so is the second look
+// asked for (Sink.lookAgain).
 
 const (
 	// maxTries bounds how often a read begins anew because the layout changed.
 	maxTries = 20
 	// pageOfWindows is how many windows Range reads at a time.
 	pageOfWindows = 512
+	// windowsAtOnce is how many windows a transaction confirms: more would hold
+	// up other calls.
+	windowsAtOnce = 128
 )
 
 var errUnstable = errors.New("what is stored was replaced while it was read")
 
-// Definition returns what the counts mean; see [tumble.Reader].
+// Definition returns what the counts mean; see [tumble.Reader]. Its Retention is
+// the one that is in force in the first shard.
 func (s *Sink) Definition(ctx context.Context) (tumble.Definition, error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
@@ -41,35 +56,84 @@ func (s *Sink) Definition(ctx context.Context) (tumble.Definition, error) {
 	if err != nil {
 		return tumble.Definition{}, err
 	}
-	return l.def, nil
+	def := l.def
+	text, err := s.client.DoCache(ctx, s.cached("HGET", l.bases[0], "retention"), s.cfg.CacheTTL).ToString()
+	if rueidis.IsRedisNil(err) {
+		return def, nil // the first shard is lost: as another one has it
+	}
+	if err == nil {
+		def.Retention, err = parseDuration(text)
+	}
+	if err != nil {
+		return tumble.Definition{}, fmt.Errorf("redis: %s: definition: %w", s.cfg.Name, s.explain(ctx, err))
+	}
+	return def, nil
 }
 
 // Count returns the count of key in the window that holds at, which must be in
 // [1700, 2200); see [tumble.Reader].
 func (s *Sink) Count(ctx context.Context, key string, at time.Time) (tumble.Count, error) {
 	var count tumble.Count
-	err := s.stable(ctx, "count", func(ctx context.Context, l *layout) (bool, error) {
-		start, _, err := bounds(l.def, at)
+	err := s.stable(ctx, "count", func(ctx context.Context, l *layout, try int) (bool, error) {
+		start, end, err := bounds(l.def, at)
 		if err != nil {
 			return false, err
 		}
-		base := l.bases[tumble.Hash(key)%uint64(l.shards)]
-		before, err := s.finality(ctx, base)
-		if err != nil || before.shards != 0 && before.shards != l.shards {
+		shard, ms, field := l.shardOf(key), start.UnixMilli(), fieldOf(key)
+		guess := uint32(1)
+		set := func(n int64, f finality) {
+			count = tumble.Count{Key: key, Start: start, End: end, N: n, State: f.state(l.def, end.UnixMilli()), Term: f.term}
+		}
+		if try == 0 && !s.doubts(ctx, l.bases[shard]) {
+			var n int64
+			var f finality
+			var ok bool
+			n, guess, f, ok, err = s.cachedCount(ctx, l, shard, ms, end.UnixMilli(), field)
+			if err != nil {
+				return false, err
+			}
+			if ok {
+				set(n, f)
+				return true, nil
+			}
+		}
+		counts, f, ok, err := s.exactly(ctx, l.bases[shard], []int64{ms}, []uint32{guess}, field)
+		if err != nil || !ok {
 			return false, err
 		}
-		ms := start.UnixMilli()
-		n, err := s.lookup(ctx, base, ms, fieldOf(key))
-		if err != nil {
-			return false, err
-		}
-		count = tumble.Count{Key: key, Window: start, N: n, Final: ms < before.final}
-		if !count.Final && l.def.Retention == 0 {
-			return true, nil // it claims nothing
-		}
-		return s.judge(ctx, base, before, &count)
+		set(counts[0], f)
+		return s.proves(ctx, l, map[int]finality{shard: f})
 	})
-	return count, err
+	if err != nil {
+		return tumble.Count{}, err
+	}
+	return count, nil
+}
+
+// cachedCount looks a count up, and how many buckets its window has. It reports
+// false if the count must be read in one transaction.
+func (s *Sink) cachedCount(ctx context.Context, l *layout, shard int, start, end int64, field string) (n int64, buckets uint32, f finality, ok bool, err error) {
+	base := l.bases[shard]
+	before, err := s.look(ctx, base)
+	if err != nil {
+		return 0, 1, nothing, false, err
+	}
+	n, buckets, cached, err := s.lookup(ctx, base, start, field)
+	if err != nil {
+		return 0, 1, nothing, false, err
+	}
+	after, err := s.lookAgain(ctx, base, before, cached || n > 0 && end > before.closed)
+	if err != nil {
+		return 0, 1, nothing, false, err
+	}
+	f, ok = before.with(after)
+	if ok && !l.knows(shard, f) {
+		ok, err = s.proves(ctx, l, map[int]finality{shard: f})
+	}
+	if n == 0 && end <= f.closed && end > f.floor {
+		ok = false // not yet
+	}
+	return n, buckets, f, ok, err
 }
 
 // bounds returns the window that holds at.
@@ -82,13 +146,13 @@ func bounds(def tumble.Definition, at time.Time) (start, end time.Time, err erro
 }
 
 // stable calls read with the layout until it says that what it read is of one
-// piece.
-func (s *Sink) stable(ctx context.Context, what string, read func(context.Context, *layout) (bool, error)) error {
+// piece. From its second try on read does not ask the cache.
+func (s *Sink) stable(ctx context.Context, what string, read func(ctx context.Context, l *layout, try int) (bool, error)) error {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
 	l, err := s.layout(ctx)
 	for try := 0; err == nil && try < maxTries; try++ {
-		ok, err := read(ctx, l)
+		ok, err := read(ctx, l, try)
 		if err != nil {
 			return fmt.Errorf("redis: %s: %s: %w", s.cfg.Name, what, s.explain(ctx, err))
 		}
@@ -107,50 +171,101 @@ func (s *Sink) stable(ctx context.Context, what string, read func(context.Contex
 	return fmt.Errorf("redis: %s: %s: %w", s.cfg.Name, what, errUnstable)
 }
 
-// judge completes counts that have been read since before, all of one shard. It
-// reports false if they must be read again.
-func (s *Sink) judge(ctx context.Context, base string, before closed, counts ...*tumble.Count) (bool, error) {
-	after, err := s.finality(ctx, base)
-	if err != nil || after.id != before.id {
-		return false, err
+// look returns what the shard says of its windows.
+func (s *Sink) look(ctx context.Context, base string) (finality, error) {
+	return finalityOf(s.client.DoCache(ctx, s.cached("GET", base+":finality"), s.cfg.CacheTTL).ToString())
+}
+
+// lookAgain is the second look. cached says that the cache had all that was
+// looked up since the first one, or that nothing depends on it.
+func (s *Sink) lookAgain(ctx context.Context, base string, before finality, cached bool) (finality, error) {
+	if cached || s.client.Mode() != rueidis.ClientModeCluster {
+		return s.look(ctx, base)
 	}
-	for _, c := range counts {
-		c.Expired = c.Window.UnixMilli() < after.expired
-		c.Final = c.Final && !c.Expired
+	f, err := finalityOf(s.client.Do(ctx, s.read("GET", base+":finality")).ToString())
+	if err == nil && (f.id != before.id || f.term != before.term || f.closed < before.closed) {
+		s.doubted.Store(base, before)
+	}
+	return f, err
+}
+
+// doubts reports whether the cache still shows a finality that the server has
+// contradicted. Then counts that are in the cache cannot be judged by it.
+func (s *Sink) doubts(ctx context.Context, base string) bool {
+	doubted, ok := s.doubted.Load(base)
+	if !ok {
+		return false
+	}
+	if f, err := s.look(ctx, base); err != nil || f == doubted {
+		return true
+	}
+	s.doubted.CompareAndDelete(base, doubted)
+	return false
+}
+
+// proves reports whether shards that say this of their windows count by the
+// definition of l. It asks a shard once for each id, which it never changes.
+func (s *Sink) proves(ctx context.Context, l *layout, said map[int]finality) (bool, error) {
+	var shards []int
+	var cmds []rueidis.Completed
+	for shard, f := range said {
+		if f.id != "" && f.shards != l.shards {
+			return false, nil
+		}
+		if !l.knows(shard, f) {
+			shards = append(shards, shard)
+			cmds = append(cmds, s.read("HGETALL", l.bases[shard]))
+		}
+	}
+	if len(cmds) == 0 {
+		return true, nil
+	}
+	for i, r := range s.client.DoMulti(ctx, cmds...) {
+		shard := shards[i]
+		stored, err := r.AsStrMap()
+		if err != nil {
+			return false, err
+		}
+		if len(stored) == 0 {
+			return false, nil
+		}
+		own, err := parseLayout(s.cfg.Name, stored)
+		if err != nil {
+			return false, err
+		}
+		if own.id != said[shard].id || !own.def.Same(l.def) || own.shards != l.shards {
+			return false, nil
+		}
+		l.proven[shard].Store(own.id)
 	}
 	return true, nil
 }
 
-// finality returns what the shard says of its windows.
-func (s *Sink) finality(ctx context.Context, base string) (closed, error) {
-	text, err := s.client.DoCache(ctx, s.cached("GET", base+":finality"), s.cfg.CacheTTL).ToString()
-	if err != nil && !rueidis.IsRedisNil(err) {
-		return closed{}, err
+// lookup returns the count of a field in a window, how many buckets that has,
+// and whether the cache had all of this.
+func (s *Sink) lookup(ctx context.Context, base string, window int64, field string) (count int64, n uint32, cached bool, err error) {
+	r := s.client.DoCache(ctx, s.cached("HGET", bucketKey(base, window, 0), marker), s.cfg.CacheTTL)
+	if n, err = buckets(r.ToMessage()); err != nil {
+		return 0, 1, false, err
 	}
-	return parseClosed(text)
-}
-
-// lookup returns the count of a field in a window.
-func (s *Sink) lookup(ctx context.Context, base string, window int64, field string) (int64, error) {
-	n, err := buckets(s.client.DoCache(ctx, s.cached("HGET", bucketKey(base, window, 0), marker), s.cfg.CacheTTL).ToMessage())
-	if err != nil {
-		return 0, err
-	}
+	cached = r.IsCacheHit()
 	hash := hashOf(field)
 	for {
 		i := bucketOf(hash, n)
-		pair, err := s.client.DoCache(ctx, s.cached("HMGET", bucketKey(base, window, i), field, marker), s.cfg.CacheTTL).ToArray()
+		r := s.client.DoCache(ctx, s.cached("HMGET", bucketKey(base, window, i), field, marker), s.cfg.CacheTTL)
+		pair, err := r.ToArray()
 		if err != nil {
-			return 0, err
+			return 0, 1, false, err
 		}
 		count, now, err := parsePair(pair)
 		if err != nil {
-			return 0, err
+			return 0, 1, false, err
 		}
+		cached = cached && r.IsCacheHit()
 		// The bucket may have been split since n was read, and the field be in
 		// one that came of it. The bucket itself says so.
 		if now <= n || bucketOf(hash, now) == i {
-			return count, nil
+			return count, n, cached, nil
 		}
 		n = now
 	}
@@ -163,6 +278,14 @@ func buckets(m rueidis.RedisMessage, err error) (uint32, error) {
 	}
 	if err != nil {
 		return 0, err
+	}
+	return bucketsOf(m)
+}
+
+// bucketsOf parses a marker, which may be missing.
+func bucketsOf(m rueidis.RedisMessage) (uint32, error) {
+	if m.IsNil() {
+		return 1, nil
 	}
 	text, err := m.ToString()
 	if err != nil {
@@ -180,18 +303,17 @@ func parsePair(pair []rueidis.RedisMessage) (count int64, n uint32, err error) {
 	if len(pair) != 2 {
 		return 0, 0, errSyntax
 	}
-	if !pair[0].IsNil() {
-		if count, err = parseCount(pair[0]); err != nil {
-			return 0, 0, err
-		}
-	}
-	if !pair[1].IsNil() {
-		n, err = buckets(pair[1], nil)
+	if count, err = countOf(pair[0]); err == nil && !pair[1].IsNil() {
+		n, err = bucketsOf(pair[1])
 	}
 	return count, n, err
 }
 
-func parseCount(m rueidis.RedisMessage) (int64, error) {
+// countOf parses a count, 0 if it is missing.
+func countOf(m rueidis.RedisMessage) (int64, error) {
+	if m.IsNil() {
+		return 0, nil
+	}
 	text, err := m.ToString()
 	if err != nil {
 		return 0, err
@@ -201,140 +323,4 @@ func parseCount(m rueidis.RedisMessage) (int64, error) {
 		return 0, fmt.Errorf("a count is %.80q: %w", text, errSyntax)
 	}
 	return n, nil
-}
-
-// Range returns the counts of key, those above 0, in the windows whose start is
-// in [from, to), ascending; see [tumble.Reader].
-func (s *Sink) Range(ctx context.Context, key string, from, to time.Time) ([]tumble.Count, error) {
-	var counts []tumble.Count
-	err := s.stable(ctx, "range", func(ctx context.Context, l *layout) (bool, error) {
-		counts = nil
-		base := l.bases[tumble.Hash(key)%uint64(l.shards)]
-		before, err := s.finality(ctx, base)
-		if err != nil || before.shards != 0 && before.shards != l.shards {
-			return false, err
-		}
-		starts, err := s.windows(ctx, l.def.Window, base, from, to)
-		if err != nil {
-			return false, err
-		}
-		field := fieldOf(key)
-		for part := range slices.Chunk(starts, pageOfWindows) {
-			ns, err := s.lookups(ctx, base, part, field)
-			if err != nil {
-				return false, err
-			}
-			for i, n := range ns {
-				if n > 0 {
-					counts = append(counts, tumble.Count{
-						Key: key, Window: time.UnixMilli(part[i]).UTC(), N: n, Final: part[i] < before.final,
-					})
-				}
-			}
-		}
-		pointers := make([]*tumble.Count, len(counts))
-		for i := range counts {
-			pointers[i] = &counts[i]
-		}
-		return s.judge(ctx, base, before, pointers...)
-	})
-	if err != nil {
-		return nil, err
-	}
-	return counts, nil
-}
-
-// windows returns the starts in [from, to) at which there may be a window: all
-// of them if they are few, which asks no server, else those that the shard
-// knows.
-func (s *Sink) windows(ctx context.Context, w tumble.Window, base string, from, to time.Time) ([]int64, error) {
-	if from.Before(minEvent) {
-		from, _ = w.Bounds(minEvent) // the window that holds it may begin before
-	}
-	if !to.Before(maxEvent) {
-		to = maxEvent
-	}
-	var starts []int64
-	for at := from; at.Before(to); {
-		start, end := w.Bounds(at)
-		if !start.Before(from) {
-			starts = append(starts, start.UnixMilli())
-		}
-		if len(starts) > pageOfWindows {
-			return s.index(ctx, base, from, to)
-		}
-		at = end
-	}
-	return starts, nil
-}
-
-// index returns the starts in [from, to) of the windows that the shard holds.
-func (s *Sink) index(ctx context.Context, base string, from, to time.Time) ([]int64, error) {
-	// Starts are whole milliseconds: those before to are before to rounded up.
-	low, high := ceilMilli(from), ceilMilli(to)
-	var starts []int64
-	for {
-		found, err := s.client.Do(ctx, s.read("ZRANGEBYSCORE", base+":windows",
-			strconv.FormatInt(low, 10), "("+strconv.FormatInt(high, 10), "LIMIT", "0", "10000")).AsStrSlice()
-		if err != nil {
-			return nil, err
-		}
-		for _, text := range found {
-			start, err := strconv.ParseInt(text, 10, 64)
-			if err != nil {
-				return nil, fmt.Errorf("a window is %.80q: %w", text, errSyntax)
-			}
-			starts = append(starts, start)
-		}
-		if len(found) < 10000 {
-			return starts, nil
-		}
-		low = starts[len(starts)-1] + 1
-	}
-}
-
-func ceilMilli(t time.Time) int64 {
-	ms := t.UnixMilli()
-	if t.After(time.UnixMilli(ms)) {
-		ms++
-	}
-	return ms
-}
-
-// lookups is lookup in many windows at once.
-func (s *Sink) lookups(ctx context.Context, base string, windows []int64, field string) ([]int64, error) {
-	cmds := make([]rueidis.CacheableTTL, 0, len(windows))
-	for _, w := range windows {
-		cmds = append(cmds, rueidis.CT(s.cached("HGET", bucketKey(base, w, 0), marker), s.cfg.CacheTTL))
-	}
-	ns := make([]uint32, len(windows))
-	var err error
-	for i, r := range s.client.DoMultiCache(ctx, cmds...) {
-		if ns[i], err = buckets(r.ToMessage()); err != nil {
-			return nil, err
-		}
-	}
-	hash := hashOf(field)
-	cmds = cmds[:0]
-	for i, w := range windows {
-		cmds = append(cmds, rueidis.CT(s.cached("HMGET", bucketKey(base, w, bucketOf(hash, ns[i])), field, marker), s.cfg.CacheTTL))
-	}
-	counts := make([]int64, len(windows))
-	for i, r := range s.client.DoMultiCache(ctx, cmds...) {
-		pair, err := r.ToArray()
-		if err != nil {
-			return nil, err
-		}
-		count, now, err := parsePair(pair)
-		if err != nil {
-			return nil, err
-		}
-		if now > ns[i] && bucketOf(hash, now) != bucketOf(hash, ns[i]) {
-			if count, err = s.lookup(ctx, base, windows[i], field); err != nil {
-				return nil, err
-			}
-		}
-		counts[i] = count
-	}
-	return counts, nil
 }

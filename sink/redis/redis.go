@@ -3,12 +3,9 @@ package redis
 import (
 	"cmp"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
-	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -65,11 +62,16 @@ type Sink struct {
 	client rueidis.Client
 	cfg    Config
 	known  atomic.Pointer[layout] // the last that was read
+
+	// doubted holds by a shard's base key a finality that the client's cache
+	// still showed when the server had gone back behind it, see Sink.doubt.
+	doubted sync.Map
 }
 
 var (
-	_ tumble.Sink   = (*Sink)(nil)
-	_ tumble.Reader = (*Sink)(nil)
+	_ tumble.Sink       = (*Sink)(nil)
+	_ tumble.Identifier = (*Sink)(nil)
+	_ tumble.Reader     = (*Sink)(nil)
 )
 
 // New returns a sink, or an error that names the field of cfg that is wrong. It
@@ -118,11 +120,11 @@ func (s *Sink) Open(ctx context.Context, def tumble.Definition) ([]tumble.Shard,
 			// Before anything is written: of a store that lost a part the first
 			// shard may have no definition, and must not get another one.
 			if !stored.def.Same(def) {
-				return nil, fmt.Errorf("redis: %s: open: stored is %v; wanted is %v: %w", s.cfg.Name, stored.def, def, tumble.ErrDefinition)
+				return nil, fmt.Errorf("redis: %s: open: %w", s.cfg.Name, &tumble.DefinitionError{Stored: stored.def, Wanted: def})
 			}
 			if s.cfg.Shards != 0 && s.cfg.Shards != stored.shards {
-				return nil, fmt.Errorf("redis: %s: open: stored are %d shards, wanted %d: %w",
-					s.cfg.Name, stored.shards, s.cfg.Shards, tumble.ErrDefinition)
+				return nil, fmt.Errorf("redis: %s: open: %w: stored are %d shards, wanted %d",
+					s.cfg.Name, tumble.ErrDefinition, stored.shards, s.cfg.Shards)
 			}
 			n = stored.shards
 		}
@@ -135,6 +137,29 @@ func (s *Sink) Open(ctx context.Context, def tumble.Definition) ([]tumble.Shard,
 	}
 }
 
+// Identity returns the name, the id of the first shard and the definition; see
+// [tumble.Identifier]. It asks the server, not the client's cache.
+func (s *Sink) Identity(ctx context.Context) (tumble.Identity, error) {
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
+	fail := func(err error) (tumble.Identity, error) {
+		return tumble.Identity{}, fmt.Errorf("redis: %s: identity: %w", s.cfg.Name, err)
+	}
+	stored, err := s.readFields(ctx, 0)
+	if err != nil {
+		return fail(err)
+	}
+	if len(stored) == 0 {
+		// Other shards may have theirs, but nobody else would ask them.
+		return fail(fmt.Errorf("%w in the first shard", tumble.ErrNoDefinition))
+	}
+	l, err := parseLayout(s.cfg.Name, stored)
+	if err != nil {
+		return fail(err)
+	}
+	return tumble.Identity{Name: s.cfg.Name, Store: l.id, Definition: l.def}, nil
+}
+
 // open writes the definition to n shards, or finds it there.
 func (s *Sink) open(ctx context.Context, def tumble.Definition, n int) ([]tumble.Shard, error) {
 	shards := make([]tumble.Shard, n)
@@ -142,7 +167,7 @@ func (s *Sink) open(ctx context.Context, def tumble.Definition, n int) ([]tumble
 	load := func(i int) {
 		sh := newShard(s, def, n, i)
 		shards[i] = sh
-		_, errs[i] = sh.Load(ctx, nil)
+		_, errs[i] = sh.Load(ctx, tumble.LoadRequest{})
 	}
 	// The first decides between two processes that open at once.
 	if load(0); errs[0] != nil {
@@ -218,84 +243,10 @@ func field(info, name string) string {
 	return ""
 }
 
-// denied reports whether the server knows the command and does not let this
-// user call it, or has it renamed away.
-func denied(reply string) bool {
-	return strings.HasPrefix(reply, "NOPERM") || strings.HasPrefix(reply, "ERR unknown command")
-}
-
 // bounded returns ctx with a deadline.
 func (s *Sink) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
 	if _, ok := ctx.Deadline(); ok {
 		return ctx, func() {}
 	}
 	return context.WithTimeout(ctx, s.cfg.Timeout)
-}
-
-// explain adds to an error what it does not say itself: who did not answer, and
-// what a person can do about an answer of the server.
-func (s *Sink) explain(ctx context.Context, err error) error {
-	if _, ok := rueidis.IsRedisErr(err); ok {
-		return hinted(err)
-	}
-	if err = hinted(err); unanswered(err) {
-		err = s.named(err)
-	}
-	if cause := ctx.Err(); cause != nil && !errors.Is(err, cause) {
-		return fmt.Errorf("%w: %w", cause, err)
-	}
-	return err
-}
-
-// named adds the servers' addresses to an error that names none.
-func (s *Sink) named(err error) error {
-	addrs := slices.Sorted(maps.Keys(s.client.Nodes()))
-	text := err.Error()
-	if slices.ContainsFunc(addrs, func(addr string) bool { return strings.Contains(text, addr) }) {
-		return err
-	}
-	return fmt.Errorf("no answer from %s: %w", strings.Join(addrs, ", "), err)
-}
-
-// unanswered reports whether err is about a connection, not an answer. Many of
-// these errors, such as the bare EOF of a connection that a server closed, do
-// not say with whom it was.
-func unanswered(err error) bool {
-	return errors.Is(err, context.DeadlineExceeded) ||
-		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
-		errors.Is(err, rueidis.ErrDoCacheAborted) || errors.Is(err, rueidis.ErrClosing) ||
-		errors.As(err, new(net.Error)) || errors.As(err, new(*tls.CertificateVerificationError))
-}
-
-// hinted adds what a person can do about an answer of the server.
-func hinted(err error) error {
-	if errors.Is(err, rueidis.ErrDoCacheAborted) {
-		return fmt.Errorf("the user may not run MULTI, EXEC or PTTL, or the connection broke: %w", err)
-	}
-	if reply, ok := rueidis.IsRedisErr(err); ok {
-		text := reply.Error()
-		for word, hint := range hints {
-			if strings.Contains(text, word) {
-				return fmt.Errorf("%s: %w", hint, err)
-			}
-		}
-	}
-	return err
-}
-
-// hints by the word that an error of the server holds. Before version 7 it need
-// not be the first one, when a script meets the error.
-var hints = map[string]string{
-	"OOM ":                                "the server has reached its maxmemory",
-	"READONLY ":                           "the server is a replica",
-	"NOAUTH ":                             "the client gives no password",
-	"WRONGPASS ":                          "the client gives a wrong user name or password",
-	"NOPERM ":                             "the user may not do that",
-	"The user executing the script can't": "the user may not run a command of the script",
-	"MISCONF ":                            "the server cannot save to its disk and takes no writes",
-	"NOREPLICAS ":                         "the server has too few replicas and takes no writes",
-	"LOADING ":                            "the server is loading its data",
-	"BUSY ":                               "the server is busy with a script",
-	"CLUSTERDOWN ":                        "the cluster does not serve all slots",
-	"WRONGTYPE ":                          "a key under this name holds something else",
 }

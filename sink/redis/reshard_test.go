@@ -107,9 +107,9 @@ func TestReshardingInAnyOrder(t *testing.T) {
 			load := func() {
 				ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 				defer cancel()
-				all, err := sh.Load(ctx, map[string]tumble.Checkpoint{"p/0": {Log: "log"}})
-				if err == nil {
-					require.True(t, from.Same(all["p/0"]), "%v, should be %v", all["p/0"], from)
+				state, err := sh.Load(ctx, tumble.LoadRequest{Init: map[string]tumble.Checkpoint{"p/0": {Log: "log"}}})
+				if stored := state.Checkpoints["p/0"]; err == nil {
+					require.True(t, from.Same(stored), "%v, should be %v", stored, from)
 				}
 			}
 			for _, key := range keys {
@@ -125,8 +125,7 @@ func TestReshardingInAnyOrder(t *testing.T) {
 			do(t, source, "CLUSTER", "SETSLOT", slot, "NODE", targetID)
 			require.Positive(t, refused)
 			require.Eventually(t, apply, 5*time.Second, 50*time.Millisecond)
-			all, err := sh.Load(t.Context(), nil)
-			require.NoError(t, err)
+			all := stateOf(t, sh).Checkpoints
 			require.True(t, from.Same(all["p/0"]), "%v", all)
 			requireWindow(t, s, noon, want)
 			require.NoError(t, lose(context.Background(), client, strings.ReplaceAll(name, " ", "-")))

@@ -60,11 +60,11 @@ func write(ctx context.Context, client rueidis.Client, name string) error {
 	if err != nil {
 		return err
 	}
-	all, err := shards[0].Load(ctx, map[string]tumble.Checkpoint{"p/0": {Log: "log"}})
+	state, err := shards[0].Load(ctx, tumble.LoadRequest{Init: map[string]tumble.Checkpoint{"p/0": {Log: "log"}}})
 	if err != nil {
 		return err
 	}
-	from := all["p/0"]
+	from := state.Checkpoints["p/0"]
 	for i := range 6 {
 		at := noon.Add(time.Duration(i) * time.Minute)
 		for _, keys := range []int{1, 500} {
@@ -73,7 +73,7 @@ func write(ctx context.Context, client rueidis.Client, name string) error {
 			to.Watermark = at
 			b := tumble.Batch{Partition: "p/0", From: from, To: to}
 			for k := range keys {
-				b.Deltas = append(b.Deltas, tumble.Delta{Window: at, Key: strconv.Itoa(k), N: 1})
+				b.Deltas = append(b.Deltas, tumble.Delta{Start: at, Key: strconv.Itoa(k), N: 1})
 			}
 			if err := shards[0].Apply(ctx, b); err != nil {
 				return err
@@ -81,7 +81,27 @@ func write(ctx context.Context, client rueidis.Client, name string) error {
 			from = to
 		}
 	}
-	return nil
+	return end(ctx, shards[0], from)
+}
+
+// end ends p/0 by an announcement, after another one that somebody objected to.
+func end(ctx context.Context, sh tumble.Shard, from tumble.Checkpoint) error {
+	for _, r := range []tumble.LoadRequest{
+		{Announce: map[string]uint64{"p/0": 1}, Object: map[string]uint64{"p/0": 1}},
+		{Announce: map[string]uint64{"p/0": 2}},
+	} {
+		if _, err := sh.Load(ctx, r); err != nil {
+			return err
+		}
+	}
+	to := from
+	to.Ended, to.Watermark = true, from.Watermark.Add(time.Minute) // by another writer, which draws a term
+	if err := sh.Apply(ctx, tumble.Batch{Partition: "p/0", Writer: 1, Token: 2, From: from, To: to}); err != nil {
+		return err
+	}
+	back := to
+	back.Ended = false
+	return sh.Apply(ctx, tumble.Batch{Partition: "p/0", Writer: 2, From: to, To: back})
 }
 
 // read does all that a reading process does.

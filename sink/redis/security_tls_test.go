@@ -181,7 +181,7 @@ func TestMutualTLS(t *testing.T) {
 	shown.Store(&expired)
 	do(t, client, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "no")
 	for name, call := range map[string]func(context.Context) error{
-		"load":  func(ctx context.Context) error { _, err := sh.Load(ctx, nil); return err },
+		"load":  func(ctx context.Context) error { _, err := sh.Load(ctx, tumble.LoadRequest{}); return err },
 		"count": func(ctx context.Context) error { _, err := s.Count(ctx, "x", noon); return err },
 		"open":  func(ctx context.Context) error { _, err := s.Open(ctx, minutes); return err },
 	} {
@@ -192,7 +192,7 @@ func TestMutualTLS(t *testing.T) {
 		require.ErrorContains(t, err, srv.addr, name)
 	}
 	shown.Store(&mine) // renewed
-	require.Eventually(t, func() bool { _, err := sh.Load(t.Context(), nil); return err == nil }, 5*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { _, err := sh.Load(t.Context(), tumble.LoadRequest{}); return err == nil }, 5*time.Second, 10*time.Millisecond)
 }
 
 // A cluster of three masters that speak TLS with each other and with clients,

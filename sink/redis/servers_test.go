@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -66,6 +67,57 @@ func lose(ctx context.Context, client rueidis.Client, name string) error {
 	return nil
 }
 
+// snapshot returns a function that makes the store hold again what it holds now
+// under a name: shard by shard, each in one step, as a server that falls back.
+func snapshot(ctx context.Context, client rueidis.Client, name string) (restore func(context.Context) error, err error) {
+	held := make(map[string]map[string]string) // by hash tag
+	keys, err := keysOf(ctx, client, name)
+	if err != nil {
+		return nil, err
+	}
+	for _, key := range keys {
+		value, err := client.Do(ctx, client.B().Dump().Key(key).Build()).ToString()
+		if err != nil {
+			return nil, err
+		}
+		if held[tagOf(key)] == nil {
+			held[tagOf(key)] = make(map[string]string)
+		}
+		held[tagOf(key)][key] = value
+	}
+	return func(ctx context.Context) error {
+		keys, err := keysOf(ctx, client, name)
+		if err != nil {
+			return err
+		}
+		commands := make(map[string][]rueidis.Completed)
+		for _, key := range keys {
+			commands[tagOf(key)] = append(commands[tagOf(key)], client.B().Unlink().Key(key).Build())
+		}
+		for tag, values := range held {
+			for key, value := range values {
+				commands[tag] = append(commands[tag], client.B().Restore().Key(key).Ttl(0).SerializedValue(value).Build())
+			}
+		}
+		for _, cmds := range commands {
+			cmds = slices.Concat([]rueidis.Completed{client.B().Multi().Build()}, cmds, []rueidis.Completed{client.B().Exec().Build()})
+			for _, r := range client.DoMulti(ctx, cmds...) {
+				if err := r.Error(); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	}, nil
+}
+
+// tagOf returns the hash tag of a key.
+func tagOf(key string) string {
+	_, rest, _ := strings.Cut(key, "{")
+	tag, _, _ := strings.Cut(rest, "}")
+	return tag
+}
+
 // keysOf returns all keys of a name, of all masters.
 func keysOf(ctx context.Context, client rueidis.Client, name string) ([]string, error) {
 	var keys []string
@@ -106,9 +158,35 @@ var noon = time.Date(2024, 5, 1, 12, 0, 0, 0, time.UTC)
 // register stores a checkpoint for a partition in a shard.
 func register(t testing.TB, sh tumble.Shard, partition string) tumble.Checkpoint {
 	t.Helper()
-	all, err := sh.Load(t.Context(), map[string]tumble.Checkpoint{partition: {Log: "log"}})
+	return join(t, sh, partition, tumble.Checkpoint{Log: "log"})
+}
+
+// join stores a checkpoint for a partition in a shard, unless it has one, and
+// returns what is stored.
+func join(t testing.TB, sh tumble.Shard, partition string, c tumble.Checkpoint) tumble.Checkpoint {
+	t.Helper()
+	state, err := sh.Load(t.Context(), tumble.LoadRequest{Init: map[string]tumble.Checkpoint{partition: c}})
 	require.NoError(t, err)
-	return all[partition]
+	return state.Checkpoints[partition]
+}
+
+// stateOf returns what a Load that brings nothing finds.
+func stateOf(t testing.TB, sh tumble.Shard) tumble.ShardState {
+	t.Helper()
+	state, err := sh.Load(t.Context(), tumble.LoadRequest{})
+	require.NoError(t, err)
+	return state
+}
+
+// minute is a count of a window of one minute, without a term.
+func minute(key string, start time.Time, n int64, state tumble.State) tumble.Count {
+	return tumble.Count{Key: key, Start: start, End: start.Add(time.Minute), N: n, State: state}
+}
+
+// untermed returns a count without its term, for those that ask for the rest.
+func untermed(c tumble.Count) tumble.Count {
+	c.Term = 0
+	return c
 }
 
 // advance applies deltas and moves the checkpoint by one offset, to mark if
@@ -143,6 +221,9 @@ func TestRules(t *testing.T) {
 				},
 				Lose: func(ctx context.Context, name string) error {
 					return lose(ctx, client, prefix+name)
+				},
+				Snapshot: func(ctx context.Context, name string) (func(context.Context) error, error) {
+					return snapshot(ctx, client, prefix+name)
 				},
 				Settle: 100 * time.Millisecond,
 			})

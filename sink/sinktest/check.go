@@ -2,10 +2,12 @@ package sinktest
 
 import (
 	"context"
-	"crypto/rand"
+	crand "crypto/rand"
 	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
+	"slices"
 	"strings"
 	"time"
 
@@ -36,13 +38,18 @@ func rule(name, doc string, f func(c *check)) Rule {
 			}
 		}()
 		word, _, _ := strings.Cut(name, "/")
-		f(&check{ctx, cfg, word + "-" + strings.ToLower(rand.Text()[:10])})
+		f(&check{ctx, cfg, word + "-" + strings.ToLower(crand.Text()[:10])})
 		return nil
 	}}
 }
 
 func losing(r Rule) Rule {
 	r.NeedsLose = true
+	return r
+}
+
+func falling(r Rule) Rule {
+	r.NeedsSnapshot = true
 	return r
 }
 
@@ -113,11 +120,23 @@ func (c *check) open(def tumble.Definition) *process {
 	return p
 }
 
-// load calls Load of one shard.
-func (p *process) load(shard int, init map[string]tumble.Checkpoint) map[string]tumble.Checkpoint {
-	got, err := p.shards[shard].Load(p.c.ctx, init)
+// ask calls Load of one shard.
+func (p *process) ask(shard int, r tumble.LoadRequest) tumble.ShardState {
+	got, err := p.shards[shard].Load(p.c.ctx, r)
 	p.c.ok(err, "Load of shard %d", shard)
 	return got
+}
+
+// load calls Load of one shard with checkpoints and returns what is stored.
+func (p *process) load(shard int, init map[string]tumble.Checkpoint) map[string]tumble.Checkpoint {
+	return p.ask(shard, tumble.LoadRequest{Init: init}).Checkpoints
+}
+
+// loadAll loads every shard, as each process does now and then.
+func (p *process) loadAll() {
+	for i := range p.shards {
+		p.ask(i, tumble.LoadRequest{})
+	}
 }
 
 // stored ends the check if the checkpoints of a shard are not want, all of them.
@@ -130,7 +149,7 @@ func (p *process) stored(shard int, want map[string]tumble.Checkpoint, after str
 // register stores the checkpoint of a partition in every shard and returns the
 // partition's lanes. It must be the first to do so.
 func (p *process) register(partition string, init tumble.Checkpoint) *lanes {
-	l := &lanes{p, partition, make([]tumble.Checkpoint, len(p.shards))}
+	l := &lanes{p, partition, newWriter(), make([]tumble.Checkpoint, len(p.shards))}
 	for i := range p.shards {
 		got := p.load(i, map[string]tumble.Checkpoint{partition: init})
 		at, ok := got[partition]
@@ -142,11 +161,31 @@ func (p *process) register(partition string, init tumble.Checkpoint) *lanes {
 	return l
 }
 
-// lanes are one partition's checkpoints, by shard.
+// lanes are one partition's checkpoints, by shard, as one writer knows them.
 type lanes struct {
 	*process
 	partition string
+	writer    uint64
 	at        []tumble.Checkpoint
+}
+
+// newWriter returns a random number that is not 0, for a writer or a token.
+func newWriter() uint64 {
+	for {
+		if w := rand.Uint64(); w != 0 {
+			return w
+		}
+	}
+}
+
+// settled returns the lanes as another writer has them who goes on from there.
+func (l *lanes) settled(p *process) *lanes {
+	return &lanes{p, l.partition, newWriter(), slices.Clone(l.at)}
+}
+
+// move returns the batch that moves the checkpoint of a shard to to.
+func (l *lanes) move(shard int, to tumble.Checkpoint, deltas ...tumble.Delta) tumble.Batch {
+	return tumble.Batch{Partition: l.partition, Writer: l.writer, From: l.at[shard], To: to, Deltas: deltas}
 }
 
 // batch returns the batch that adds deltas to a shard and moves the checkpoint
@@ -157,7 +196,7 @@ func (l *lanes) batch(shard int, mark time.Time, deltas ...tumble.Delta) tumble.
 	if !mark.IsZero() {
 		to.Watermark = mark
 	}
-	return tumble.Batch{Partition: l.partition, From: l.at[shard], To: to, Deltas: deltas}
+	return l.move(shard, to, deltas...)
 }
 
 // apply applies b, which must succeed.
@@ -167,15 +206,28 @@ func (l *lanes) apply(shard int, b tumble.Batch) {
 	l.at[shard] = b.To
 }
 
+// refused ends the check if Apply of b does not wrap want, or changes what the
+// shard holds.
+func (l *lanes) refused(shard int, b tumble.Batch, want error) {
+	was := l.load(shard, nil)
+	l.c.wraps(l.shards[shard].Apply(l.c.ctx, b), want, "Apply to shard %d: %s from %v to %v", shard, b.Partition, b.From, b.To)
+	l.stored(shard, was, "a batch that was refused")
+}
+
+// split returns those of deltas whose keys belong to each shard.
+func (p *process) split(deltas []tumble.Delta) [][]tumble.Delta {
+	split := make([][]tumble.Delta, len(p.shards))
+	for _, d := range deltas {
+		i := p.shardOf(d.Key)
+		split[i] = append(split[i], d)
+	}
+	return split
+}
+
 // add applies one batch to every shard, each with those of deltas whose keys
 // belong to it, and moves the watermarks to mark if mark is not none.
 func (l *lanes) add(mark time.Time, deltas ...tumble.Delta) {
-	split := make([][]tumble.Delta, len(l.shards))
-	for _, d := range deltas {
-		i := l.shardOf(d.Key)
-		split[i] = append(split[i], d)
-	}
-	for i, part := range split {
+	for i, part := range l.split(deltas) {
 		l.apply(i, l.batch(i, mark, part...))
 	}
 }
@@ -185,7 +237,7 @@ func (l *lanes) end() {
 	for i := range l.shards {
 		to := l.at[i]
 		to.Ended = true
-		l.apply(i, tumble.Batch{Partition: l.partition, From: l.at[i], To: to})
+		l.apply(i, l.move(i, to))
 	}
 }
 
@@ -207,11 +259,11 @@ func (p *process) keyOf(shard int) string {
 func (p *process) counts(key string, want ...tumble.Delta) {
 	for _, d := range want {
 		p.c.soon(func() error {
-			switch got, err := p.Count(p.c.ctx, key, d.Window); {
+			switch got, err := p.Count(p.c.ctx, key, d.Start); {
 			case err != nil:
-				return fmt.Errorf("Count(%s, %v): %w", quoted(key), d.Window, err)
-			case got.N != d.N || got.Key != key || !got.Window.Equal(d.Window):
-				return fmt.Errorf("Count(%s, %v) is %d of %s in %v, want %d", quoted(key), d.Window, got.N, quoted(got.Key), got.Window, d.N)
+				return fmt.Errorf("Count(%s, %v): %w", quoted(key), d.Start, err)
+			case got.N != d.N || got.Key != key || !got.Start.Equal(d.Start):
+				return fmt.Errorf("Count(%s, %v) is %d of %s in %v, want %d", quoted(key), d.Start, got.N, quoted(got.Key), got.Start, d.N)
 			}
 			return nil
 		})

@@ -11,7 +11,7 @@ import (
 const (
 	docApply    = "Apply adds b.Deltas to the counts and moves the partition's checkpoint from b.From to b.To, doing both or neither."
 	docConflict = "If the stored checkpoint is not the Same as b.From, or none is stored, it changes nothing and wraps ErrConflict."
-	docUnknown  = "After any other error the outcome is unknown, and the identical batch is sent again; ErrDefinition is fatal."
+	docUnknown  = "After any other error the outcome is unknown, and the identical batch is sent again with another Writer; ErrDefinition is fatal."
 	docSame     = "Same reports whether c and d are the same checkpoint in every field; times are compared as instants."
 )
 
@@ -24,22 +24,22 @@ func conflicts(field string, stored tumble.Checkpoint, others ...tumble.Checkpoi
 		for i := range p.shards {
 			key := p.keyOf(i)
 			for _, from := range others {
-				b := l.batch(i, time.Time{}, tumble.Delta{Window: t0, Key: key, N: 1})
+				b := l.batch(i, time.Time{}, tumble.Delta{Start: t0, Key: key, N: 1})
 				b.From = from
 				c.wraps(p.shards[i].Apply(c.ctx, b), tumble.ErrConflict, "Apply from %v where %v is stored", from, stored)
 			}
 			c.settle()
 			p.stored(i, one("clicks/0", l.at[i]), "conflicts")
-			p.counts(key, tumble.Delta{Window: t0})
-			l.apply(i, l.batch(i, time.Time{}, tumble.Delta{Window: t0, Key: key, N: 1}))
-			p.counts(key, tumble.Delta{Window: t0, N: 1})
+			p.counts(key, tumble.Delta{Start: t0})
+			l.apply(i, l.batch(i, time.Time{}, tumble.Delta{Start: t0, Key: key, N: 1}))
+			p.counts(key, tumble.Delta{Start: t0, N: 1})
 		}
 	})
 }
 
 // at is a checkpoint that has every field but Ended, big enough to show what a
 // store loses that keeps numbers in floating point.
-var at = tumble.Checkpoint{Log: "log-1", Origin: 1<<53 + 1, Offset: 1<<60 + 1, Watermark: t0.Add(123456789)}
+var at = tumble.Checkpoint{Log: "log-1", Origin: 1<<53 + 1, Offset: 1<<60 + 1, Epoch: 1<<31 - 1, Watermark: t0.Add(123456789)}
 
 func with(change func(c *tumble.Checkpoint)) tumble.Checkpoint {
 	c := at
@@ -69,6 +69,11 @@ var checkpointRules = []Rule{
 		with(func(c *tumble.Checkpoint) { c.Offset-- }),
 		with(func(c *tumble.Checkpoint) { c.Offset++ }),
 		with(func(c *tumble.Checkpoint) { c.Offset = 0 })),
+	conflicts("Epoch", at,
+		with(func(c *tumble.Checkpoint) { c.Epoch-- }),
+		with(func(c *tumble.Checkpoint) { c.Epoch = 0 }),
+		with(func(c *tumble.Checkpoint) { c.Epoch = -1 })),
+	conflicts("Epoch: none, asked for unknown", with(func(c *tumble.Checkpoint) { c.Epoch = 0 }), with(func(c *tumble.Checkpoint) { c.Epoch = -1 })),
 	conflicts("Watermark", at, marked(
 		at.Watermark.Add(1), at.Watermark.Add(-1), at.Watermark.Truncate(time.Microsecond), at.Watermark.Truncate(time.Second))...),
 	conflicts("Watermark: there, asked for none", at, marked(time.Time{})...),
@@ -90,16 +95,16 @@ var checkpointRules = []Rule{
 	rule("Apply/conflict with none", docConflict, func(c *check) {
 		p := c.open(minutes)
 		p.register("clicks/0", first())
-		l := &lanes{p, "clicks/1", make([]tumble.Checkpoint, len(p.shards))}
+		l := &lanes{p, "clicks/1", newWriter(), make([]tumble.Checkpoint, len(p.shards))}
 		for i := range p.shards {
 			for _, from := range []tumble.Checkpoint{{}, first()} {
 				l.at[i] = from
-				b := l.batch(i, time.Time{}, tumble.Delta{Window: t0, Key: p.keyOf(i), N: 1})
+				b := l.batch(i, time.Time{}, tumble.Delta{Start: t0, Key: p.keyOf(i), N: 1})
 				c.wraps(p.shards[i].Apply(c.ctx, b), tumble.ErrConflict, "Apply from %v where none is stored", from)
 			}
 			c.settle()
 			p.stored(i, one("clicks/0", first()), "a conflict with none")
-			p.counts(p.keyOf(i), tumble.Delta{Window: t0})
+			p.counts(p.keyOf(i), tumble.Delta{Start: t0})
 		}
 	}),
 
@@ -108,13 +113,14 @@ var checkpointRules = []Rule{
 		l := p.register("clicks/0", first())
 		for i := range p.shards {
 			key := p.keyOf(i)
-			b := l.batch(i, t0, tumble.Delta{Window: t0, Key: key, N: 5})
+			b := l.batch(i, t0, tumble.Delta{Start: t0, Key: key, N: 5})
 			l.apply(i, b)
 			for range 2 {
 				c.wraps(c.open(minutes).shards[i].Apply(c.ctx, b), tumble.ErrConflict, "Apply of a batch that was applied")
+				b.Writer = newWriter() // as after an outcome that is unknown
 			}
 			c.settle()
-			p.counts(key, tumble.Delta{Window: t0, N: 5})
+			p.counts(key, tumble.Delta{Start: t0, N: 5})
 			p.stored(i, one("clicks/0", b.To), "the identical batch came again")
 		}
 	}),
@@ -122,10 +128,12 @@ var checkpointRules = []Rule{
 	rule("Apply/moves the whole checkpoint", docApply, func(c *check) {
 		p := c.open(minutes)
 		now := tumble.Checkpoint{Log: "log-1"}
-		p.register("clicks/0", now)
+		l := p.register("clicks/0", now)
 		for n, to := range []tumble.Checkpoint{
 			{Log: "log-1", Offset: 5},
-			{Log: "log-1", Offset: 1<<53 + 1},
+			{Log: "log-1", Offset: 5, Epoch: -1},
+			{Log: "log-1", Offset: 1<<53 + 1, Epoch: 7},
+			{Log: "log-1", Offset: 1<<53 + 1, Epoch: 1<<31 - 1},
 			{Log: "log-1", Offset: math.MaxInt64},
 			{Log: "log-2", Origin: 1<<53 + 1, Offset: 1<<53 + 1},
 			{Log: "log-2", Origin: 1<<53 + 1, Offset: 1<<53 + 3, Watermark: time.Date(1701, 1, 1, 0, 0, 0, 1, time.UTC)},
@@ -137,8 +145,7 @@ var checkpointRules = []Rule{
 			{Log: "log-2", Origin: 1<<53 + 1, Offset: 1<<53 + 3, Watermark: time.Date(2199, 12, 31, 23, 59, 59, 999999999, time.UTC), Ended: true},
 		} {
 			for i := range p.shards {
-				b := tumble.Batch{Partition: "clicks/0", From: now, To: to}
-				c.ok(p.shards[i].Apply(c.ctx, b), "Apply from %v to %v", b.From, b.To)
+				l.apply(i, l.move(i, to))
 				p.stored(i, one("clicks/0", to), fmt.Sprintf("move %d, from %v", n, now))
 			}
 			now = to

@@ -13,7 +13,7 @@ func Example() {
 	sinks := make(map[string]*memory.Sink)
 	cfg := sinktest.Config{Open: func(_ context.Context, name string) (sinktest.Sink, error) {
 		if sinks[name] == nil {
-			sinks[name] = memory.New()
+			sinks[name] = memory.New(memory.Config{})
 		}
 		return sinks[name], nil
 	}}

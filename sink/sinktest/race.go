@@ -14,7 +14,8 @@ import (
 
 const (
 	docSafe    = "It is safe for concurrent use."
-	docFinal   = "It reads finality first, then counts, then whether the window is past retention, so what it calls Final had all its counts when they were read, and what it does not call Expired had not been deleted."
+	docWhole   = "What it does not call Expired had not been deleted."
+	docReader  = "A Reader reads what a sink holds. It is safe for concurrent use."
 	rivals     = 8
 	raceRounds = 25
 )
@@ -46,7 +47,7 @@ var raceRules = []Rule{
 		for range raceRounds {
 			var won atomic.Int64 // the sum of 1 << winner
 			err := together(rivals, func(i int) error {
-				b := l.batch(0, time.Time{}, tumble.Delta{Window: t0, Key: key, N: 1 << i})
+				b := l.batch(0, time.Time{}, tumble.Delta{Start: t0, Key: key, N: 1 << i})
 				b.To.Offset += int64(i)
 				switch err := processes[i].shards[0].Apply(c.ctx, b); {
 				case err == nil:
@@ -69,7 +70,7 @@ var raceRules = []Rule{
 			l.at[0].Offset += 1 + int64(winner)
 			total += 1 << winner
 			processes[0].stored(0, one("clicks/0", l.at[0]), "a race")
-			processes[0].counts(key, tumble.Delta{Window: t0, N: total})
+			processes[0].counts(key, tumble.Delta{Start: t0, N: total})
 		}
 	}),
 
@@ -81,9 +82,10 @@ var raceRules = []Rule{
 		for round := range raceRounds {
 			a, b := fmt.Sprintf("clicks/%d-a", round), fmt.Sprintf("clicks/%d-b", round)
 			var got [rivals]map[string]tumble.Checkpoint
-			err := together(rivals, func(i int) (err error) {
+			err := together(rivals, func(i int) error {
 				init := tumble.Checkpoint{Log: fmt.Sprint("log-", i)}
-				got[i], err = processes[i].shards[0].Load(c.ctx, map[string]tumble.Checkpoint{a: init, b: init})
+				state, err := processes[i].shards[0].Load(c.ctx, tumble.LoadRequest{Init: map[string]tumble.Checkpoint{a: init, b: init}})
+				got[i] = state.Checkpoints
 				return err
 			})
 			c.ok(err, "%d Loads at once", rivals)
@@ -104,7 +106,7 @@ var raceRules = []Rule{
 		key := p.keyOf(0)
 		err := together(rivals, func(i int) error {
 			for range raceRounds {
-				b := all[i].batch(0, time.Time{}, tumble.Delta{Window: t0, Key: key, N: 1}, tumble.Delta{Window: minute(1 + i), Key: key, N: 1})
+				b := all[i].batch(0, time.Time{}, tumble.Delta{Start: t0, Key: key, N: 1}, tumble.Delta{Start: minute(1 + i), Key: key, N: 1})
 				if err := p.shards[0].Apply(c.ctx, b); err != nil {
 					return fmt.Errorf("partition %d: %w", i, err)
 				}
@@ -116,9 +118,9 @@ var raceRules = []Rule{
 			return nil
 		})
 		c.ok(err, "%d partitions at once", rivals)
-		p.counts(key, tumble.Delta{Window: t0, N: rivals * raceRounds})
+		p.counts(key, tumble.Delta{Start: t0, N: rivals * raceRounds})
 		for i := range all {
-			p.counts(key, tumble.Delta{Window: minute(1 + i), N: raceRounds})
+			p.counts(key, tumble.Delta{Start: minute(1 + i), N: raceRounds})
 		}
 	}),
 
@@ -131,7 +133,7 @@ var raceRules = []Rule{
 			if i == 0 {
 				defer close(done)
 				for range 4 * raceRounds {
-					b := l.batch(0, time.Time{}, tumble.Delta{Window: t0, Key: key, N: 1})
+					b := l.batch(0, time.Time{}, tumble.Delta{Start: t0, Key: key, N: 1})
 					if err := p.shards[0].Apply(c.ctx, b); err != nil {
 						return err
 					}
@@ -140,7 +142,7 @@ var raceRules = []Rule{
 				return nil
 			}
 			for {
-				before, err := q.shards[0].Load(c.ctx, nil)
+				before, err := q.shards[0].Load(c.ctx, tumble.LoadRequest{})
 				if err != nil {
 					return err
 				}
@@ -148,11 +150,11 @@ var raceRules = []Rule{
 				if err != nil {
 					return err
 				}
-				after, err := q.shards[0].Load(c.ctx, nil)
+				after, err := q.shards[0].Load(c.ctx, tumble.LoadRequest{})
 				if err != nil {
 					return err
 				}
-				low, high := before["clicks/0"].Offset, after["clicks/0"].Offset
+				low, high := before.Checkpoints["clicks/0"].Offset, after.Checkpoints["clicks/0"].Offset
 				if n.N > high || n.N < low && c.cfg.Settle == 0 {
 					return fmt.Errorf("with each offset came one count, but %d were counted between offset %d and offset %d", n.N, low, high)
 				}
@@ -172,7 +174,7 @@ var raceRules = []Rule{
 		key := p.keyOf(0)
 		const rounds = 60
 		for i := range rounds {
-			b := l.batch(0, time.Time{}, tumble.Delta{Window: t0, Key: key, N: 1}, tumble.Delta{Window: minute(1), Key: key, N: 2})
+			b := l.batch(0, time.Time{}, tumble.Delta{Start: t0, Key: key, N: 1}, tumble.Delta{Start: minute(1), Key: key, N: 2})
 			ctx, cancel := context.WithTimeout(c.ctx, time.Duration(rand.Int64N(int64(time.Millisecond))))
 			if i%4 == 0 {
 				cancel()
@@ -191,39 +193,71 @@ var raceRules = []Rule{
 			l.at[0] = b.To
 		}
 		c.settle()
-		p.counts(key, tumble.Delta{Window: t0, N: rounds}, tumble.Delta{Window: minute(1), N: 2 * rounds})
+		p.counts(key, tumble.Delta{Start: t0, N: rounds}, tumble.Delta{Start: minute(1), N: 2 * rounds})
 	}),
 
-	rule("Reader/final has all its counts", docFinal, func(c *check) {
-		c.whileMoving(func(p *process, key string) (n int64, final, expired bool, err error) {
+	rule("Reader/final has all its counts", docHeld+" "+docWhole, func(c *check) {
+		c.whileMoving(func(p *process, key string) (int64, tumble.State, error) {
 			got, err := p.Count(c.ctx, key, t0)
-			return got.N, got.Final, got.Expired, err
+			return got.N, got.State, err
 		})
 	}),
 
-	rule("Reader/final range has all its counts", docFinal, func(c *check) {
-		c.whileMoving(func(p *process, key string) (int64, bool, bool, error) {
+	rule("Reader/final range has all its counts", docHeld+" "+docWhole, func(c *check) {
+		c.whileMoving(func(p *process, key string) (int64, tumble.State, error) {
 			got, err := p.Range(c.ctx, key, t0, minute(1))
 			if err != nil || len(got) == 0 {
 				// A window that has no count is not told of, nor whether it is final.
-				return 0, false, len(got) == 0, err
+				return 0, tumble.Expired, err
 			}
-			return got[0].N, got[0].Final, got[0].Expired, err
+			return got[0].N, got[0].State, err
 		})
 	}),
 
-	rule("Reader/final top has all its counts", docFinal, func(c *check) {
-		c.whileMoving(func(p *process, key string) (int64, bool, bool, error) {
+	rule("Reader/final top has all its counts", docHeld+" "+docWhole, func(c *check) {
+		c.whileMoving(func(p *process, key string) (int64, tumble.State, error) {
 			got, err := p.Top(c.ctx, t0, 10)
-			return sum(got, key), got.Final, got.Expired, err
+			return sum(got, key), got.State, err
 		})
 	}),
 
-	rule("Reader/final scan has all its counts", docFinal, func(c *check) {
-		c.whileMoving(func(p *process, key string) (int64, bool, bool, error) {
+	rule("Reader/final scan has all its counts", docHeld+" "+docWhole, func(c *check) {
+		c.whileMoving(func(p *process, key string) (int64, tumble.State, error) {
 			got, err := p.Scan(c.ctx, t0, "", 10)
-			return sum(got, key), got.Final, got.Expired, err
+			return sum(got, key), got.State, err
 		})
+	}),
+
+	rule("Reader/many at once", docReader, func(c *check) {
+		p := c.open(minutes)
+		l := p.register("clicks/0", first())
+		want := l.some()
+		c.settle()
+		q := c.open(minutes)
+		err := together(rivals, func(i int) error {
+			for range raceRounds {
+				for key, n := range want {
+					if got, err := q.Count(c.ctx, key, t0); err != nil || got.N != n {
+						return fmt.Errorf("Count(%q) is %d, want %d, error %w", key, got.N, n, err)
+					}
+					break // whichever comes first
+				}
+				page, err := q.Top(c.ctx, t0, 1000)
+				if err != nil || len(page.Counts) != len(want) {
+					return fmt.Errorf("top gave %d counts, want %d, error %w", len(page.Counts), len(want), err)
+				}
+				if page, err = q.Scan(c.ctx, t0, "", 1000); err != nil {
+					return err
+				}
+				for _, n := range page.Counts {
+					if n.N != want[n.Key] {
+						return fmt.Errorf("scan gave %d of %q, want %d", n.N, n.Key, want[n.Key])
+					}
+				}
+			}
+			return nil
+		})
+		c.ok(err, "%d readers at once", rivals)
 	}),
 }
 
@@ -240,10 +274,12 @@ func sum(page tumble.Page, key string) (n int64) {
 // with the last count, and moves it past retention, again and again under new
 // names. A read that says final, or does not say expired once all was
 // counted, must see all counts.
-func (c *check) whileMoving(read func(p *process, key string) (n int64, final, expired bool, err error)) {
+func (c *check) whileMoving(read func(p *process, key string) (n int64, state tumble.State, err error)) {
 	for round := range raceRounds {
 		c := c.under(round)
-		p, q := c.open(keeping), c.open(keeping)
+		def := keeping
+		def.DropLate = true
+		p, q := c.open(def), c.open(def)
 		l := p.register("clicks/0", first())
 		key := p.keyOf(0)
 		var counted atomic.Bool
@@ -260,7 +296,7 @@ func (c *check) whileMoving(read func(p *process, key string) (n int64, final, e
 						}
 						b := l.batch(shard, time.Time{})
 						if step < 4 && shard == 0 {
-							b.Deltas = []tumble.Delta{{Window: t0, Key: key, N: 1}}
+							b.Deltas = []tumble.Delta{{Start: t0, Key: key, N: 1}}
 						}
 						switch step {
 						case 3: // the last count makes the window final
@@ -282,15 +318,15 @@ func (c *check) whileMoving(read func(p *process, key string) (n int64, final, e
 			}
 			for {
 				all := counted.Load()
-				n, final, expired, err := read(q, key)
+				n, state, err := read(q, key)
 				switch {
 				case err != nil:
 					return err
-				case final && expired:
-					return errors.New("a window was final and expired in one answer")
-				case final && n != 4:
+				case state == tumble.Closed:
+					return errors.New("a window that drops late events was called closed, not final")
+				case state == tumble.Final && n != 4:
 					return fmt.Errorf("a window was called final with a count of %d; it had 4 before it was final", n)
-				case all && !expired && n != 4:
+				case all && state != tumble.Expired && n != 4:
 					return fmt.Errorf("a window was not called expired, with a count of %d; it had 4 before that, and until it was expired", n)
 				}
 				select {

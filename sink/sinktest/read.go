@@ -13,17 +13,13 @@ const (
 	docNoDefinition = "Of a name under which nothing is stored, Definition returns ErrNoDefinition."
 	docNeedsIt      = "Every other method needs the definition too, and wraps ErrNoDefinition when there is none."
 	docTimes        = "A time that is no event time, one outside the years 1700 to 2199, is an error; the bounds of Range may be any."
-	docFinality     = "Finality says what a frontier means for the window that ends at end: it is final once the frontier is Grace past it, and expired, then no longer final, once it is Grace + Retention past it."
 	docDefinition   = "Definition returns what the counts mean."
 	docCount        = "A Reader reads what a sink holds. Count returns the count of key in the window that holds at."
-	docRange        = "Range returns the counts of key, those above 0, in the windows whose start is in [from, to), ascending."
+	docRange        = "Range returns the counts of key, those above 0, in the windows whose start is in [from, to), ascending. A window that it leaves out held no count when it was read."
 	docTop          = `Top returns the n highest counts in the window that holds at, descending, equal ones by ascending Key. Its Cursor is "".`
 	docScan         = `Scan returns about limit of the counts in the window that holds at, in no order, beginning at cursor, which is "" for the first page and then the Cursor of the page before.`
 	docOnce         = "Over the pages of a window that does not change every key comes exactly once."
 	docCursor       = "An error wraps ErrCursor if cursor is not one that Scan returned."
-	docPageCounts   = "each with the page's Final and Expired"
-	docPage         = "of the window in every shard"
-	docPageExpired  = "past retention in some shard"
 )
 
 // some adds counts of 40 keys to minute 0 and returns them.
@@ -33,29 +29,10 @@ func (l *lanes) some() map[string]int64 {
 	for i := range 40 {
 		key, n := fmt.Sprintf("user%02d", (i*17)%40), int64(i/4*10+1) // four of each count
 		want[key] = n
-		deltas = append(deltas, tumble.Delta{Window: t0, Key: key, N: n}, tumble.Delta{Window: minute(1), Key: key, N: 1000 * n})
+		deltas = append(deltas, tumble.Delta{Start: t0, Key: key, N: n}, tumble.Delta{Start: minute(1), Key: key, N: 1000 * n})
 	}
 	l.add(time.Time{}, deltas...)
 	return want
-}
-
-// page reads minute 0 by Top and by Scan and ends the check if the one or the
-// other does not say final and expired.
-func (p *process) page(final, expired bool, when string) {
-	for name, read := range map[string]func() (tumble.Page, error){
-		"Top":  func() (tumble.Page, error) { return p.Top(p.c.ctx, t0.Add(time.Second), 5) },
-		"Scan": func() (tumble.Page, error) { return p.Scan(p.c.ctx, t0.Add(time.Second), "", 5) },
-	} {
-		p.c.soon(func() error {
-			switch got, err := read(); {
-			case err != nil:
-				return fmt.Errorf("%s: %w", name, err)
-			case got.Final != final || got.Expired != expired:
-				return fmt.Errorf("%s: %s says final %v and expired %v, want %v and %v", when, name, got.Final, got.Expired, final, expired)
-			}
-			return nil
-		})
-	}
 }
 
 // reads are the methods of a Reader that read counts.
@@ -91,116 +68,12 @@ var readerRules = []Rule{
 		}
 	}),
 
-	rule("Reader/counts of a page are as final as the page", docPageCounts, func(c *check) {
-		p := c.open(minutes)
-		l := p.register("clicks/0", first())
-		l.some()
-		for _, final := range []bool{false, true} {
-			if final {
-				l.add(minute(2))
-			}
-			p.page(final, false, "counts of a page")
-			top, err := p.Top(c.ctx, t0, 100)
-			c.ok(err, "Top")
-			scan, err := p.Scan(c.ctx, t0, "", 100)
-			c.ok(err, "Scan")
-			for _, got := range slices.Concat(top.Counts, scan.Counts) {
-				if got.Final != final || got.Expired || !got.Window.Equal(t0) {
-					c.failf("a page that is final %v holds %+v", final, got)
-				}
-			}
-		}
-	}),
-
 	rule("Reader/the definition", docDefinition, func(c *check) {
 		p := c.open(keeping)
 		got, err := p.Definition(c.ctx)
 		c.ok(err, "Definition")
-		if !got.Same(keeping) {
+		if !got.Same(keeping) || got.Retention != keeping.Retention {
 			c.failf("Definition is %v, want %v", got, keeping)
-		}
-	}),
-
-	rule("Reader/nothing registered is final", "Of no checkpoints there is none.", func(c *check) {
-		p := c.open(minutes)
-		got, err := p.Count(c.ctx, "a", t0)
-		c.ok(err, "Count")
-		if got != (tumble.Count{Key: "a", Window: got.Window}) || !got.Window.Equal(t0) {
-			c.failf("Count where no partition is registered is %+v", got)
-		}
-		p.page(false, false, "no partition is registered")
-		p.register("clicks/0", first())
-		p.page(false, false, "the partition has no watermark")
-	}),
-
-	rule("Reader/final and expired", docFinality, func(c *check) {
-		p := c.open(keeping)
-		l := p.register("clicks/0", first())
-		l.fill(1)
-		for _, mark := range []time.Time{
-			minute(1), minute(2).Add(-time.Millisecond), minute(2).Add(-1), minute(2), minute(5).Add(-time.Millisecond), minute(5).Add(-1), minute(5), minute(9),
-		} {
-			l.add(mark)
-			p.kept(1, mark)
-		}
-	}),
-
-	rule("Reader/final where it was registered", docFinality+" "+docFrontier, func(c *check) {
-		p := c.open(keeping)
-		for i := range p.shards {
-			p.load(i, one("clicks/0", tumble.Checkpoint{Log: "log-1", Watermark: minute(2)}))
-		}
-		p.page(true, false, "a partition has begun with a watermark")
-	}),
-
-	rule("Reader/final without those that ended", docFinality+" "+docFrontier, func(c *check) {
-		p := c.open(keeping)
-		l := p.register("clicks/0", first())
-		empty := p.register("clicks/1", first())
-		l.fill(1)
-		l.add(minute(3))
-		p.kept(1, time.Time{}) // one has no watermark
-		empty.end()            // and never got one
-		p.kept(1, minute(3))
-	}),
-
-	rule("Reader/expired, then registered anew", docFinality, func(c *check) {
-		p := c.open(keeping)
-		l := p.register("clicks/0", first())
-		l.fill(3)
-		l.add(minute(4))
-		l.end()
-		p.kept(3, minute(6)) // the end of minute 4 and Grace
-		// The next run of the source goes on at the frontier.
-		p.register("clicks/0", tumble.Checkpoint{Log: "log-2"})
-		p.kept(3, minute(6))
-	}),
-
-	rule("Reader/a page is final in every shard", docPage, func(c *check) {
-		for last := range c.open(minutes).shards {
-			p := c.under(last).open(minutes)
-			l := p.register("clicks/0", first())
-			l.some()
-			for i := range p.shards {
-				if i != last {
-					l.apply(i, l.batch(i, minute(1)))
-				}
-			}
-			p.page(false, false, fmt.Sprintf("all shards but %d have passed the window", last))
-			l.apply(last, l.batch(last, minute(1)))
-			p.page(true, false, "all shards have passed the window")
-		}
-	}),
-
-	rule("Reader/a page is expired in some shard", docPageExpired, func(c *check) {
-		for one := range c.open(keeping).shards {
-			p := c.under(one).open(keeping)
-			l := p.register("clicks/0", first())
-			l.some()
-			l.add(minute(3))
-			p.page(true, false, "no shard has passed retention")
-			l.apply(one, l.batch(one, minute(5)))
-			p.page(false, true, fmt.Sprintf("shard %d has passed retention", one))
 		}
 	}),
 
@@ -213,7 +86,7 @@ var readerRules = []Rule{
 			for _, at := range []time.Time{minute(w), minute(w).Add(1), minute(w + 1).Add(-1), minute(w).In(time.FixedZone("there", 3600))} {
 				got, err := p.Count(c.ctx, key, at)
 				c.ok(err, "Count(%q, %v)", key, at)
-				if got.N != int64(w+1) || got.Key != key || !got.Window.Equal(minute(w)) {
+				if got.N != int64(w+1) || got.Key != key || !got.Start.Equal(minute(w)) || !got.End.Equal(minute(w+1)) {
 					c.failf("Count(%q, %v) is %+v, want %d in %v", key, at, got, w+1, minute(w))
 				}
 			}
@@ -224,9 +97,9 @@ var readerRules = []Rule{
 		p := c.open(minutes)
 		l := p.register("clicks/0", first())
 		for _, w := range []int{5, 1, 3, 9, 7} {
-			l.add(time.Time{}, tumble.Delta{Window: minute(w), Key: "a", N: int64(w)}, tumble.Delta{Window: minute(w + 1), Key: "b", N: 1})
+			l.add(time.Time{}, tumble.Delta{Start: minute(w), Key: "a", N: int64(w)}, tumble.Delta{Start: minute(w + 1), Key: "b", N: 1})
 		}
-		l.add(minute(6)) // minutes 0 to 5 are final
+		l.add(minute(6)) // minutes 0 to 5 are closed
 		for _, r := range []struct {
 			from, to time.Time
 			want     []int
@@ -246,7 +119,8 @@ var readerRules = []Rule{
 					return fmt.Errorf("Range(a, %v, %v): %w", r.from, r.to, err)
 				}
 				if !slices.EqualFunc(got, r.want, func(got tumble.Count, w int) bool {
-					return got.Key == "a" && got.N == int64(w) && got.Window.Equal(minute(w)) && got.Final == (w <= 5) && !got.Expired
+					closed := map[bool]tumble.State{true: tumble.Closed, false: tumble.Open}[w <= 5]
+					return got.Key == "a" && got.N == int64(w) && got.Start.Equal(minute(w)) && got.End.Equal(minute(w+1)) && got.State == closed
 				}) {
 					return fmt.Errorf("Range(a, %v, %v) is %+v, want minutes %v", r.from, r.to, got, r.want)
 				}
@@ -272,7 +146,7 @@ var readerRules = []Rule{
 					return fmt.Errorf("the top %d have the cursor %q", n, page.Cursor)
 				}
 				if !slices.EqualFunc(page.Counts, want[:min(n, 40)], func(a, b tumble.Count) bool {
-					return a.Key == b.Key && a.N == b.N && a.Window.Equal(t0)
+					return a.Key == b.Key && a.N == b.N && a.Start.Equal(t0) && a.End.Equal(minute(1))
 				}) {
 					return fmt.Errorf("the top %d are %v, want %v", n, page.Counts, want[:min(n, 40)])
 				}
@@ -295,7 +169,7 @@ var readerRules = []Rule{
 		for i := range 700 {
 			key := fmt.Sprint("user", i)
 			want[key] = int64(i + 1)
-			deltas = append(deltas, tumble.Delta{Window: minute(2), Key: key, N: int64(i + 1)})
+			deltas = append(deltas, tumble.Delta{Start: minute(2), Key: key, N: int64(i + 1)})
 		}
 		l.add(time.Time{}, deltas...)
 		p.all(minute(2), want)
@@ -309,7 +183,7 @@ var readerRules = []Rule{
 					if _, twice := got[n.Key]; twice {
 						c.failf("Scan by %d gave %q twice", limit, n.Key)
 					}
-					if !n.Window.Equal(minute(2)) {
+					if !n.Start.Equal(minute(2)) || !n.End.Equal(minute(3)) {
 						c.failf("Scan of minute 2 gave %+v", n)
 					}
 					got[n.Key] = n.N

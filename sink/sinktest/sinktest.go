@@ -12,7 +12,7 @@
 //	}
 //
 // The rules are about what a sink promises to a pipeline and to readers:
-// conflicts, checkpoints, finality, retention. How a store behaves that fails,
+// conflicts, checkpoints, states of windows, terms, retention. How a store behaves that fails,
 // or is slow, is for the sink's own tests.
 package sinktest
 
@@ -46,6 +46,13 @@ type Config struct {
 	// rules that need it do not run.
 	Lose func(ctx context.Context, name string) error
 
+	// Snapshot notes all that the store holds under name and returns a function
+	// that makes it hold that again, as often as it is called: what a server
+	// does that fails over to a replica that lags, or starts from an older
+	// backup. It is called while readers read. nil: the store cannot be made
+	// to, and the rules that need it do not run.
+	Snapshot func(ctx context.Context, name string) (restore func(context.Context) error, err error)
+
 	// Settle is how long a read may lag behind a write that has returned, as
 	// one from a client-side cache does. Defaults to 0, not at all; then some
 	// rules look closer.
@@ -61,12 +68,14 @@ type Rule struct {
 	// it, nil if it was kept.
 	Check func(ctx context.Context, cfg Config) error
 
-	NeedsLose bool // Check needs Config.Lose
+	NeedsLose     bool // Check needs Config.Lose
+	NeedsSnapshot bool // Check needs Config.Snapshot
 }
 
 // Rules returns all rules.
 func Rules() []Rule {
-	return slices.Concat(openRules, loadRules, checkpointRules, applyRules, retentionRules, readerRules, raceRules)
+	return slices.Concat(openRules, loadRules, checkpointRules, applyRules, revivalRules, announceRules,
+		termRules, retentionRules, readerRules, stateRules, raceRules, fallRules)
 }
 
 // Test runs every rule that cfg allows as a subtest of its own.
@@ -78,6 +87,10 @@ func Test(t *testing.T, cfg Config) {
 	for _, r := range Rules() {
 		if r.NeedsLose && cfg.Lose == nil {
 			t.Logf("%s is not run: Config.Lose is nil", r.Name)
+			continue
+		}
+		if r.NeedsSnapshot && cfg.Snapshot == nil {
+			t.Logf("%s is not run: Config.Snapshot is nil", r.Name)
 			continue
 		}
 		t.Run(r.Name, func(t *testing.T) {

@@ -60,7 +60,7 @@ func BenchmarkFetch(b *testing.B) {
 			}
 			b.StartTimer()
 			for to := from + int64(min(n, filled)); from < to; {
-				c, err := p.Fetch(ctx, from)
+				c, err := p.Fetch(ctx, tumble.Position{Offset: from})
 				if err != nil {
 					return err
 				}
@@ -93,7 +93,7 @@ func BenchmarkFetchSent(b *testing.B) {
 	go send(events, b.N)
 	require.NoError(b, s.Run(b.Context(), func(ctx context.Context, p tumble.Partition) error {
 		for from, flushed := int64(0), int64(0); ; {
-			c, err := p.Fetch(ctx, from)
+			c, err := p.Fetch(ctx, tumble.Position{Offset: from})
 			if errors.Is(err, tumble.ErrEnded) {
 				return nil
 			} else if err != nil {

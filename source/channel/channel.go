@@ -21,9 +21,15 @@ type Config struct {
 	ID string
 
 	// Events is where the events come from. The source receives from it while
-	// a pipeline runs, and sets each Event's Offset itself. Who sends closes
-	// it, once there will never be more. Required.
+	// a pipeline runs, and sets each Event's Offset itself. The sender closes
+	// it when this run is over: Run then counts the rest and returns. Required.
 	Events <-chan tumble.Event
+
+	// Final says that no other run will go on with this ID: a batch, a test.
+	// The windows of the last events then close with the channel. Without it
+	// they stay open and hold nobody up, so that a service that is restarted
+	// goes on counting in the minute, or the day, in which it stopped.
+	Final bool
 
 	// MaxKept bounds the events that are kept until they are counted: once it
 	// is reached, by up to 1,023 more, the source receives nothing until the
@@ -93,7 +99,26 @@ func (s *Source) Partitions(_ context.Context, stored map[string]tumble.Checkpoi
 	return map[string]tumble.Checkpoint{s.cfg.ID: {Log: s.log}}, nil
 }
 
-// Run calls consume for the one partition and returns when it has returned.
+// A LostError is returned by Run when it ends before all events are counted:
+// its context ended, or an error ended it. A pipeline that runs with the same
+// Source afterwards still counts them; nothing else can.
+type LostError struct {
+	ID string // of the source
+
+	// Events is how many were received, or lay in the channel when Run
+	// returned, from the first on that some shard of the sink has not counted.
+	// It is an upper bound: other shards may have counted some of them. Senders
+	// that wait at a full channel cannot be seen.
+	Events int64
+}
+
+func (e *LostError) Error() string {
+	return fmt.Sprintf("channel: %s: stopped with up to %d events that are not counted: they are lost unless a pipeline runs with this Source again (to lose none, close the channel and wait for Run to return, instead of ending its context)",
+		e.ID, e.Events)
+}
+
+// Run calls consume for the one partition and returns when it has returned. If
+// events are left then that are not counted, the error wraps a [LostError].
 func (s *Source) Run(ctx context.Context, consume func(context.Context, tumble.Partition) error) error {
 	if s.running.Swap(true) {
 		return fmt.Errorf("channel: %s is being run already", s.cfg.ID)
@@ -103,10 +128,19 @@ func (s *Source) Run(ctx context.Context, consume func(context.Context, tumble.P
 	var wg sync.WaitGroup
 	wg.Go(func() { err = consume(ctx, &s.part) })
 	wg.Wait()
-	if ctx.Err() != nil && (errors.Is(err, ctx.Err()) || errors.Is(err, context.Cause(ctx))) {
-		return nil
+	stopped := ctx.Err() != nil
+	if stopped && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Cause(ctx))) {
+		// Not joined with a LostError, which must not pass for a mere stop.
+		err = nil
 	}
-	return err
+	n := s.part.uncounted()
+	switch {
+	case n == 0 || err == nil && !stopped:
+		return err
+	case err == nil:
+		return &LostError{s.cfg.ID, n}
+	}
+	return errors.Join(err, &LostError{s.cfg.ID, n})
 }
 
 // partition is the channel as a log: what was received and is not yet counted.
@@ -167,7 +201,8 @@ func (p *partition) Resume(_ context.Context, stored tumble.Checkpoint) (tumble.
 }
 
 // Fetch returns what is kept from from on, or else receives.
-func (p *partition) Fetch(ctx context.Context, from int64) (tumble.Chunk, error) {
+func (p *partition) Fetch(ctx context.Context, at tumble.Position) (tumble.Chunk, error) {
+	from := at.Offset // a channel has no epochs
 	if err := ctx.Err(); err != nil {
 		return tumble.Chunk{}, err
 	}
@@ -187,6 +222,9 @@ func (p *partition) Fetch(ctx context.Context, from int64) (tumble.Chunk, error)
 		}
 	}
 	if from == k.next && p.closed {
+		if p.source.cfg.Final {
+			return tumble.Chunk{}, tumble.ErrFinal
+		}
 		return tumble.Chunk{}, tumble.ErrEnded
 	}
 	events := k.from(from)
@@ -203,6 +241,12 @@ func (p *partition) end() int64 {
 		waiting = max(waiting, 1)
 	}
 	return p.kept.next + waiting
+}
+
+// uncounted returns how many events were received, or lie in the channel, that
+// some shard does not hold.
+func (p *partition) uncounted() int64 {
+	return p.kept.next - min(p.committed.Load(), p.kept.next) + int64(len(p.source.cfg.Events))
 }
 
 // receive takes what lies in the channel, a segment at most, and does not wait.

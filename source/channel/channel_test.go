@@ -43,7 +43,7 @@ func filledWith(n int) chan tumble.Event {
 func all(ctx context.Context, t *testing.T, p tumble.Partition, from int64, n int) (got []tumble.Event) {
 	t.Helper()
 	for len(got) < n {
-		c, err := p.Fetch(ctx, from)
+		c, err := p.Fetch(ctx, tumble.Position{Offset: from})
 		require.NoError(t, err)
 		got = append(got, c.Events...)
 		from = c.Next
@@ -78,7 +78,7 @@ func TestOffsetOfTheEventThatWasWaitedFor(t *testing.T) {
 			for i := range int64(3) {
 				time.AfterFunc(100*time.Millisecond, func() { events <- tumble.Event{Key: "user_1", Offset: 99} })
 				begun := time.Now()
-				c, err := p.Fetch(ctx, i)
+				c, err := p.Fetch(ctx, tumble.Position{Offset: i})
 				require.NoError(t, err)
 				require.Equal(t, []tumble.Event{{Key: "user_1", Offset: i}}, c.Events)
 				require.Equal(t, 100*time.Millisecond, time.Since(begun))
@@ -91,16 +91,16 @@ func TestEndCountsWhatLiesInTheChannel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		events := filledWith(1500)
 		reading(t, channel.Config{Events: events}, func(ctx context.Context, s *channel.Source, p tumble.Partition) {
-			c, err := p.Fetch(ctx, 0)
+			c, err := p.Fetch(ctx, tumble.Position{Offset: 0})
 			require.NoError(t, err)
 			require.EqualValues(t, 1500, c.End)
 			require.Less(t, c.Next, c.End)
 			for from := c.Next; c.Next < c.End; from = c.Next {
-				c, err = p.Fetch(ctx, from)
+				c, err = p.Fetch(ctx, tumble.Position{Offset: from})
 				require.NoError(t, err)
 			}
 			begun := time.Now()
-			c, err = p.Fetch(ctx, 1500)
+			c, err = p.Fetch(ctx, tumble.Position{Offset: 1500})
 			require.NoError(t, err)
 			require.Equal(t, tumble.Chunk{Next: 1500, End: 1500, AsOf: begun.Add(500 * time.Millisecond)}, c)
 		})
@@ -115,10 +115,10 @@ func TestKeepsWhatIsNotCommitted(t *testing.T) {
 		p.(tumble.Committer).Committed(1000) // does not bring anything back
 		require.Equal(t, first[2500:], all(ctx, t, p, 2500, 2500))
 		for _, gone := range []int64{0, 2499} {
-			_, err := p.Fetch(ctx, gone)
+			_, err := p.Fetch(ctx, tumble.Position{Offset: gone})
 			require.ErrorIs(t, err, tumble.ErrOffsetOutOfRange)
 		}
-		_, err := p.Fetch(ctx, 5001)
+		_, err := p.Fetch(ctx, tumble.Position{Offset: 5001})
 		require.ErrorIs(t, err, tumble.ErrOffsetOutOfRange)
 	})
 }
@@ -127,7 +127,7 @@ func TestChunkOutlivesCommitted(t *testing.T) {
 	events := filledWith(3000)
 	reading(t, channel.Config{Events: events}, func(ctx context.Context, s *channel.Source, p tumble.Partition) {
 		_ = all(ctx, t, p, 0, 3000)
-		c, err := p.Fetch(ctx, 0)
+		c, err := p.Fetch(ctx, tumble.Position{Offset: 0})
 		require.NoError(t, err)
 		p.(tumble.Committer).Committed(3000)
 		require.Equal(t, "user_0", c.Events[0].Key)
@@ -151,14 +151,14 @@ func TestLetsGoOfKeys(t *testing.T) {
 				events <- tumble.Event{Key: strings.Repeat("k", 4096)}
 			}
 			for from := int64(0); from < 10_000; {
-				c, err := p.Fetch(ctx, from)
+				c, err := p.Fetch(ctx, tumble.Position{Offset: from})
 				require.NoError(t, err)
 				from = c.Next
 			}
 			require.Greater(t, heap()-before, 40_000_000)
 			p.(tumble.Committer).Committed(10_000)
 			for range 40 { // a few quiet seconds
-				_, err := p.Fetch(ctx, 10_000)
+				_, err := p.Fetch(ctx, tumble.Position{Offset: 10_000})
 				require.NoError(t, err)
 			}
 			require.Less(t, heap()-before, 1_000_000)
@@ -176,7 +176,7 @@ func TestNoAllocations(t *testing.T) {
 				events <- tumble.Event{Key: "user_1"}
 			}
 			for to := from + int64(cap(events)); from < to; {
-				c, err := p.Fetch(ctx, from)
+				c, err := p.Fetch(ctx, tumble.Position{Offset: from})
 				if err != nil {
 					panic(err)
 				}
@@ -202,7 +202,7 @@ func TestMaxKept(t *testing.T) {
 		reading(t, channel.Config{Events: events, MaxKept: 3000}, func(ctx context.Context, s *channel.Source, p tumble.Partition) {
 			from := int64(0)
 			for {
-				c, err := p.Fetch(ctx, from)
+				c, err := p.Fetch(ctx, tumble.Position{Offset: from})
 				require.NoError(t, err)
 				if len(c.Events) == 0 {
 					require.Greater(t, c.End, c.Next, "at the limit the source is not caught up")
@@ -221,14 +221,14 @@ func TestMaxKept(t *testing.T) {
 				p.(tumble.Committer).Committed(1000)
 			}()
 			begun := time.Now()
-			c, err := p.Fetch(ctx, from)
+			c, err := p.Fetch(ctx, tumble.Position{Offset: from})
 			require.NoError(t, err)
 			require.NotEmpty(t, c.Events)
 			require.Equal(t, 100*time.Millisecond, time.Since(begun))
 
 			for from = c.Next; from < 10_000; from = c.Next {
 				p.(tumble.Committer).Committed(from)
-				c, err = p.Fetch(ctx, from)
+				c, err = p.Fetch(ctx, tumble.Position{Offset: from})
 				require.NoError(t, err)
 			}
 			<-done
@@ -242,14 +242,27 @@ func TestClosed(t *testing.T) {
 	reading(t, channel.Config{Events: events}, func(ctx context.Context, s *channel.Source, p tumble.Partition) {
 		first := all(ctx, t, p, 0, 1500)
 		for range 2 {
-			_, err := p.Fetch(ctx, 1500)
+			_, err := p.Fetch(ctx, tumble.Position{Offset: 1500})
 			require.ErrorIs(t, err, tumble.ErrEnded)
 			require.Equal(t, first, all(ctx, t, p, 0, 1500))
 		}
 		p.(tumble.Committer).Committed(1500)
-		_, err := p.Fetch(ctx, 1500)
+		_, err := p.Fetch(ctx, tumble.Position{Offset: 1500})
 		require.ErrorIs(t, err, tumble.ErrEnded)
 	})
+}
+
+func TestFinal(t *testing.T) {
+	for _, final := range []bool{false, true} {
+		events := filledWith(3)
+		close(events)
+		reading(t, channel.Config{Events: events, Final: final}, func(ctx context.Context, s *channel.Source, p tumble.Partition) {
+			_ = all(ctx, t, p, 0, 3)
+			_, err := p.Fetch(ctx, tumble.Position{Offset: 3})
+			require.ErrorIs(t, err, tumble.ErrEnded)
+			require.Equal(t, final, errors.Is(err, tumble.ErrFinal))
+		})
+	}
 }
 
 func TestClosedWhileWaiting(t *testing.T) {
@@ -257,7 +270,7 @@ func TestClosedWhileWaiting(t *testing.T) {
 		events := make(chan tumble.Event)
 		reading(t, channel.Config{Events: events}, func(ctx context.Context, s *channel.Source, p tumble.Partition) {
 			time.AfterFunc(100*time.Millisecond, func() { close(events) })
-			_, err := p.Fetch(ctx, 0)
+			_, err := p.Fetch(ctx, tumble.Position{Offset: 0})
 			require.ErrorIs(t, err, tumble.ErrEnded)
 		})
 	})
@@ -384,10 +397,97 @@ func TestRunStopped(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	require.NoError(t, s.Run(ctx, func(ctx context.Context, p tumble.Partition) error {
 		cancel()
-		_, err := p.Fetch(ctx, 0)
+		_, err := p.Fetch(ctx, tumble.Position{Offset: 0})
 		require.ErrorIs(t, err, context.Canceled)
 		return err
 	}), "being stopped is no error")
 	late := errors.New("could not flush")
 	require.ErrorIs(t, s.Run(ctx, func(context.Context, tumble.Partition) error { return late }), late)
+}
+
+// What a run leaves uncounted is in its error, whatever ended it.
+func TestRunTellsWhatIsLost(t *testing.T) {
+	broken := errors.New("the pipeline is broken")
+	whim := errors.New("a cause of its own")
+	for name, c := range map[string]struct {
+		received, committed, waiting int
+		end                          error // of the context; nil: it goes on
+		err                          error // of consume
+		lost                         int64
+		is                           error
+	}{
+		"all counted":          {received: 5, committed: 5, end: context.Canceled},
+		"nothing came":         {end: context.Canceled},
+		"received":             {received: 5, committed: 2, end: context.Canceled, lost: 3},
+		"never committed":      {received: 5, end: context.Canceled, lost: 5},
+		"still in the channel": {received: 5, committed: 5, waiting: 4, end: context.Canceled, lost: 4},
+		"both":                 {received: 2000, committed: 1500, waiting: 7, end: context.Canceled, lost: 507},
+		"a cause":              {received: 5, committed: 2, end: whim, err: whim, lost: 3},
+		// The pipeline takes an error of a context's for a stop without loss.
+		"a context's error":    {received: 5, committed: 2, end: context.Canceled, err: fmt.Errorf("fetch: %w", context.Canceled), lost: 3},
+		"a flush timed out":    {received: 5, committed: 2, end: context.Canceled, err: context.DeadlineExceeded, lost: 3},
+		"it failed":            {received: 5, committed: 2, err: broken, lost: 3, is: broken},
+		"it failed at a stop":  {received: 5, committed: 2, waiting: 1, end: context.Canceled, err: broken, lost: 4, is: broken},
+		"it failed afterwards": {received: 5, committed: 5, err: broken, is: broken},
+		"exhausted":            {received: 5, committed: 2, waiting: 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			events := make(chan tumble.Event, 3000)
+			s, err := channel.New(channel.Config{ID: "clicks", Events: events})
+			require.NoError(t, err)
+			send := func(n int) {
+				for range n {
+					events <- tumble.Event{Key: "user_1"}
+				}
+			}
+			ctx, cancel := context.WithCancelCause(t.Context())
+			defer cancel(nil)
+			err = s.Run(ctx, func(ctx context.Context, p tumble.Partition) error {
+				send(c.received)
+				_ = all(ctx, t, p, 0, c.received)
+				p.(tumble.Committer).Committed(int64(c.committed))
+				send(c.waiting)
+				if c.end != nil {
+					cancel(c.end)
+				}
+				return c.err
+			})
+			var lost *channel.LostError
+			if c.lost == 0 {
+				require.False(t, errors.As(err, &lost))
+				require.Equal(t, c.is, err)
+				return
+			}
+			require.ErrorAs(t, err, &lost)
+			require.Equal(t, channel.LostError{ID: "clicks", Events: c.lost}, *lost)
+			require.ErrorContains(t, err, fmt.Sprintf("clicks: stopped with up to %d events", c.lost))
+			require.ErrorContains(t, err, "close the channel and wait for Run")
+			require.NotErrorIs(t, err, context.Canceled)
+			require.NotErrorIs(t, err, context.DeadlineExceeded)
+			if c.is != nil {
+				require.ErrorIs(t, err, c.is)
+			}
+		})
+	}
+}
+
+// What was told as lost is not, if there is another run with the same source.
+func TestRunAgainLosesNothing(t *testing.T) {
+	events := filledWith(3)
+	s, err := channel.New(channel.Config{ID: "clicks", Events: events})
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	require.ErrorContains(t, s.Run(ctx, func(ctx context.Context, p tumble.Partition) error {
+		_ = all(ctx, t, p, 0, 3)
+		cancel()
+		return nil
+	}), "stopped with up to 3 events")
+	close(events)
+	ctx, cancel = context.WithCancel(t.Context())
+	require.NoError(t, s.Run(ctx, func(ctx context.Context, p tumble.Partition) error {
+		require.Len(t, all(ctx, t, p, 0, 3), 3)
+		p.(tumble.Committer).Committed(3)
+		cancel()
+		return nil
+	}))
 }

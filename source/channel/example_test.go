@@ -13,17 +13,18 @@ import (
 
 func Example() {
 	events := make(chan tumble.Event, 1024)
-	source, err := channel.New(channel.Config{ID: "clicks", Events: events})
+	source, err := channel.New(channel.Config{ID: "clicks", Events: events, Final: true})
 	if err != nil {
 		panic(err)
 	}
-	counts := memory.New()
+	counts := memory.New(memory.Config{})
 	pipeline, err := tumble.New(tumble.Config{Source: source, Sink: counts, Window: tumble.Window{Size: time.Minute}})
 	if err != nil {
 		panic(err)
 	}
 
-	// The service sends, and closes the channel when it has no more.
+	// The sender closes the channel when it has no more. As this is Final, the
+	// last windows close too.
 	at := time.Date(2024, 3, 1, 12, 34, 56, 0, time.UTC)
 	go func() {
 		defer close(events)
@@ -39,8 +40,8 @@ func Example() {
 	if err != nil {
 		panic(err)
 	}
-	fmt.Printf("%s in the minute of %s: %d, final: %v\n", c.Key, c.Window.Format("15:04"), c.N, c.Final)
-	// Output: user_1 in the minute of 12:34: 3, final: true
+	fmt.Printf("%s in the minute of %s: %d, %v\n", c.Key, c.Start.Format("15:04"), c.N, c.State)
+	// Output: user_1 in the minute of 12:34: 3, closed
 }
 
 // A pipeline reads it like this.
@@ -55,7 +56,7 @@ func ExampleSource_Run() {
 	}
 	err = source.Run(context.Background(), func(ctx context.Context, p tumble.Partition) error {
 		for from := int64(0); ; {
-			chunk, err := p.Fetch(ctx, from)
+			chunk, err := p.Fetch(ctx, tumble.Position{Offset: from})
 			if errors.Is(err, tumble.ErrEnded) {
 				fmt.Println(p.ID(), "has ended")
 				return nil

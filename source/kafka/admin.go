@@ -14,6 +14,8 @@ import (
 	kafkago "github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/protocol"
 	"github.com/segmentio/kafka-go/protocol/describeconfigs"
+
+	"github.com/tumblestream/tumble"
 )
 
 // A topicID names one incarnation of a topic; Kafka never gives it twice.
@@ -40,6 +42,8 @@ type client struct {
 	clientID  string
 	topic     string
 	timeout   time.Duration // of one question
+
+	known *knownAbilities
 }
 
 // roundTrip sends c and says on failure whom it asked.
@@ -163,8 +167,11 @@ const (
 )
 
 // offsets lists the first or the end offset of partitions, all of which are led
-// by broker. An end is the high watermark: open transactions are before it.
-func (c *client) offsets(ctx context.Context, broker int32, partitions map[int32]leadership, which int64) (map[int32]int64, error) {
+// by broker. An end is the high watermark: open transactions are before it. The
+// epoch of a first offset is that of the record there, which is as good as that
+// of the record before it: a log that is cut before the offset has neither. The
+// epoch of an end may be of a leader that has not written anything yet.
+func (c *client) offsets(ctx context.Context, broker int32, partitions map[int32]leadership, which int64) (map[int32]tumble.Position, error) {
 	// From version 5 a new leader that does not know its high watermark yet
 	// says so, instead of naming one that is too low.
 	var b appender
@@ -185,7 +192,7 @@ func (c *client) offsets(ctx context.Context, broker int32, partitions map[int32
 	}
 	count := b[n:n]
 	count.int32(asked)
-	found := map[int32]int64{}
+	found := map[int32]tumble.Position{}
 	var bad error
 	err := c.roundTrip(ctx, &call{broker: broker, key: protocol.ListOffsets, version: 5, body: b, read: func(r *reader) {
 		r.int32() // throttle
@@ -194,12 +201,11 @@ func (c *client) offsets(ctx context.Context, broker int32, partitions map[int32
 			for parts := r.int32(); parts > 0 && r.err == nil; parts-- {
 				p, code := r.int32(), r.int16()
 				r.int64() // timestamp
-				offset := r.int64()
-				r.int32() // leader epoch
+				at := tumble.Position{Offset: r.int64(), Epoch: r.int32()}
 				if code != 0 {
 					bad = fmt.Errorf("offsets of %s/%d: %w", c.topic, p, codeError(code))
 				} else if r.err == nil {
-					found[p] = offset
+					found[p] = at
 				}
 			}
 		}
@@ -217,8 +223,8 @@ func (c *client) offsets(ctx context.Context, broker int32, partitions map[int32
 }
 
 // allOffsets lists the offsets of every partition in lay.
-func (c *client) allOffsets(ctx context.Context, lay topicLayout, which int64) (map[int32]int64, error) {
-	all := map[int32]int64{}
+func (c *client) allOffsets(ctx context.Context, lay topicLayout, which int64) (map[int32]tumble.Position, error) {
+	all := map[int32]tumble.Position{}
 	asked := map[int32]bool{}
 	for p, l := range lay.partitions {
 		if l.leader < 0 {
@@ -239,27 +245,36 @@ func (c *client) allOffsets(ctx context.Context, lay topicLayout, which int64) (
 	return all, nil
 }
 
-// fetchVersion asks a broker how it can be asked for records: 13 names topics
-// by id, 12 by name.
-func (c *client) fetchVersion(ctx context.Context, broker int32) (int16, error) {
-	var high int16 = -1
+// abilities are what a broker understands of what is asked here.
+type abilities struct {
+	fetch  int16 // version of Fetch: 13 names topics by id, 12 by name; 0: not known yet
+	epochs bool  // OffsetForLeaderEpoch
+}
+
+// abilities asks a broker for its own.
+func (c *client) abilities(ctx context.Context, broker int32) (abilities, error) {
+	var found abilities
 	var code int16
 	err := c.roundTrip(ctx, &call{broker: broker, key: protocol.ApiVersions, read: func(r *reader) {
 		code = r.int16()
 		for n := r.int32(); n > 0 && r.err == nil; n-- {
-			key, _, to := r.int16(), r.int16(), r.int16()
-			if protocol.ApiKey(key) == protocol.Fetch && r.err == nil {
-				high = to
+			key, from, to := protocol.ApiKey(r.int16()), r.int16(), r.int16()
+			switch {
+			case r.err != nil:
+			case key == protocol.Fetch:
+				found.fetch = min(to, 13)
+			case key == protocol.OffsetForLeaderEpoch:
+				found.epochs = from <= epochsVersion && epochsVersion <= to
 			}
 		}
 	}})
 	if err == nil {
 		err = codeError(code)
 	}
-	if err == nil && high < 12 {
-		err = fmt.Errorf("broker %d speaks Fetch up to version %d, 12 is needed (Kafka 2.7)", broker, high)
+	if err == nil && found.fetch < 12 {
+		err = fmt.Errorf("broker %d speaks Fetch up to version %d, 12 is needed (Kafka 2.7)", broker, found.fetch)
 	}
-	return min(high, 13), err
+	return found, err
 }
 
 // compacted reports whether the topic's cleanup policy deletes records by key.

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"hash/crc32"
 	"time"
+
+	"github.com/tumblestream/tumble"
 )
 
 // Errors of record batches. They stop reading at the batch; asking the broker
@@ -23,6 +25,7 @@ func garbled(format string, args ...any) error {
 const (
 	batchHeader = 61 // bytes before the records
 	batchPrefix = 12 // base offset and length, which the length does not include
+	epochAt     = 12
 	magicAt     = 16 // also in the formats before version 2
 
 	attrCodec     = 0x07
@@ -40,6 +43,7 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 // perhaps compressed.
 type batch struct {
 	base       int64
+	epoch      int32 // of the leader that wrote it; -1: unknown
 	lastDelta  int32
 	attributes int16
 	baseTime   int64 // milliseconds from the epoch; -1: none
@@ -80,6 +84,7 @@ func (b *batch) parse(p []byte) (rest []byte, err error) {
 	p, rest = p[:batchPrefix+length], p[batchPrefix+length:]
 	*b = batch{
 		base:       int64(binary.BigEndian.Uint64(p)),
+		epoch:      int32(binary.BigEndian.Uint32(p[epochAt:])),
 		crc:        binary.BigEndian.Uint32(p[17:]),
 		data:       p[21:],
 		attributes: int16(binary.BigEndian.Uint16(p[21:])),
@@ -96,12 +101,26 @@ func (b *batch) parse(p []byte) (rest []byte, err error) {
 	return rest, nil
 }
 
+// parts reports whether the batch, which reaches beyond a position, cannot follow
+// the record before it: epochs do not fall, and a batch has but one.
+func (b *batch) parts(at tumble.Position) bool {
+	return at.Epoch >= 0 && b.epoch >= 0 && (b.epoch < at.Epoch || b.base < at.Offset && b.epoch != at.Epoch)
+}
+
 // batchSize returns how many bytes the batch at the start of p has.
 func batchSize(p []byte) (int, bool) {
 	if len(p) <= magicAt {
 		return 0, false
 	}
 	return batchPrefix + int(binary.BigEndian.Uint32(p[8:])), true
+}
+
+// batchEpoch returns the leader epoch of the batch at the start of p.
+func batchEpoch(p []byte) (int32, bool) {
+	if len(p) < batchHeader {
+		return -1, false
+	}
+	return int32(binary.BigEndian.Uint32(p[epochAt:])), true
 }
 
 func (b *batch) check() error {

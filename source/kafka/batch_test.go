@@ -86,7 +86,7 @@ func readBatches(p []byte, aborted []abortedTxn, from int64, limit int) (all []r
 	pool := new(pool)
 	r := batchReader{unpack: unpacker{pool: pool, limit: limit}}
 	seg := &segment{aborted: aborted, buf: pool.get(1)}
-	seg.data, _, seg.err = scan(p, from)
+	seg.data, _, seg.err = scan(p, unplaced(from))
 	r.begin(seg)
 	f := filter{aborted: seg.aborted}
 	var spent []*buffer

@@ -50,7 +50,7 @@ func compareCPU(b *testing.B, c cluster, codec kgo.CompressionCodec, total int) 
 			require.NoError(b, s.Run(b.Context(), func(ctx context.Context, p tumble.Partition) error {
 				n := p.(*partition).n
 				for next := int64(0); ; {
-					c, err := p.Fetch(ctx, next)
+					c, err := p.Fetch(ctx, unplaced(next))
 					if err != nil {
 						return nil // io.EOF
 					}

@@ -47,27 +47,27 @@ func BenchmarkDecode(b *testing.B) {
 				b.SetBytes(int64(len(values[0])))
 				b.ReportAllocs()
 				b.ResetTimer()
-				next := int64(0)
+				at := unplaced(0)
 				for n := 0; n < b.N; {
-					if next == int64(batches*len(values)) {
-						next = 0
+					if at.Offset == int64(batches*len(values)) {
+						at = unplaced(0)
 					}
-					if next == 0 {
-						p.seek(0)
+					if at.Offset == 0 {
+						p.seek(unplaced(0))
 						seg := &segment{buf: s.pool.get(len(raw))}
 						copy(seg.buf.b, raw)
-						seg.data, _, err = scan(seg.buf.b, 0)
+						seg.data, _, err = scan(seg.buf.b, unplaced(0))
 						if err != nil {
 							b.Fatal(err)
 						}
 						p.feed.queue = append(p.feed.queue, seg)
 					}
-					c, err := p.Fetch(b.Context(), next)
+					c, err := p.Fetch(b.Context(), at)
 					if err != nil {
 						b.Fatal(err)
 					}
 					n += len(c.Events)
-					next = c.Next
+					at = tumble.Position{Offset: c.Next, Epoch: c.Epoch}
 				}
 			})
 		}

@@ -19,8 +19,9 @@
 //
 // The incarnation of the log is the topic's id, so a topic that was deleted and
 // created again is noticed, as are a log that retention has cut off at its
-// beginning and one that was truncated at its end. What then happens is
-// Config's OnRecreated, OnGap and OnTruncated.
+// beginning and one that was truncated at its end, even if it has grown past the
+// position since: positions carry leader epochs. What then happens is Config's
+// OnRecreated, OnGap and OnTruncated.
 //
 // A compacted topic can be read, but not counted twice with the same result:
 // after a loss in the sink the records that compaction removed are missing. The
@@ -32,6 +33,15 @@
 // shares out partitions; it is also told how far counts reach, every 5 seconds
 // and on stop, so that kafka-consumer-groups and dashboards of lag show it. These
 // offsets are never read back: resetting them has no effect.
+//
+// All members of a group must count into the same place, which they tell each
+// other: see Config.Group. Who starts with another name is refused.
+//
+// # Rejected records
+//
+// Config.OnReject is told of each, at least once, before it is passed, and
+// [DeadLetters] writes them to a topic. While that is down the partition waits in
+// front of the record: nothing is passed that nobody was told of.
 //
 // # Who runs where
 //

@@ -367,7 +367,7 @@ func TestSlowConsumer(t *testing.T) {
 	defer cancel()
 	require.NoError(t, s.Run(ctx, func(ctx context.Context, p tumble.Partition) error {
 		next := int64(0)
-		c, err := p.Fetch(ctx, next)
+		c, err := p.Fetch(ctx, unplaced(next))
 		if err != nil {
 			return err
 		}
@@ -378,7 +378,7 @@ func TestSlowConsumer(t *testing.T) {
 		defer cancel()
 		begin := time.Now()
 		for next = c.Next; next < 6000; next = c.Next {
-			if c, err = p.Fetch(ctx, next); err != nil {
+			if c, err = p.Fetch(ctx, unplaced(next)); err != nil {
 				return err
 			}
 		}
@@ -471,12 +471,12 @@ func TestSeekWhileAsked(t *testing.T) {
 	defer cancel()
 	require.NoError(t, s.Run(ctx, func(ctx context.Context, p tumble.Partition) error {
 		defer cancel()
-		c, err := p.Fetch(ctx, 5)
+		c, err := p.Fetch(ctx, unplaced(5))
 		require.NoError(t, err)
 		require.Empty(t, c.Events)
 		<-held
 		time.AfterFunc(50*time.Millisecond, func() { close(hold) })
-		c, err = p.Fetch(ctx, 0)
+		c, err = p.Fetch(ctx, unplaced(0))
 		require.NoError(t, err)
 		require.NotEmpty(t, c.Events)
 		require.EqualValues(t, 0, c.Events[0].Offset)
@@ -506,7 +506,7 @@ func TestStopsAsAnAnswerComes(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, s.Run(ctx, func(ctx context.Context, p tumble.Partition) error {
 		for ctx.Err() == nil {
-			if _, err := p.Fetch(ctx, 0); err != nil && ctx.Err() == nil {
+			if _, err := p.Fetch(ctx, unplaced(0)); err != nil && ctx.Err() == nil {
 				return err
 			}
 		}

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/segmentio/kafka-go/protocol"
@@ -56,11 +57,17 @@ type feed struct {
 	log      topicID   // that is read
 	learned  time.Time // when log was the topic's
 	leader   int32
-	epoch    int32
-	want     int64 // to ask for next; -1: nothing
-	turn     int   // grows when answers to earlier requests must not count any more
-	asked    bool  // is in a request
-	piece    int   // bytes that the next batch needs; 0: not known to be many
+	epoch    int32       // of that leader
+	approved approval    // by Resume
+	vetted   int32       // leader epoch for which (want, last) is valid
+	suspect  bool        // an answer contradicts (want, last)
+	want     int64       // to ask for next; -1: nothing
+	last     int32       // epoch of the record before want; -1: not to be compared
+	fresh    bool        // nothing was read ahead since Fetch said where to begin
+	cut      atomic.Bool // what was read ahead is not in the log any more
+	turn     int         // grows when answers to earlier requests must not count any more
+	asked    bool        // is in a request
+	piece    int         // bytes that the next batch needs; 0: not known to be many
 	queue    []*segment
 	queued   int // bytes
 	changed  time.Time
@@ -245,16 +252,19 @@ func (f *fetcher) askLayout() {
 // add begins to serve partition n to one consumer.
 func (f *fetcher) add(n int32) *partition {
 	s := f.src
-	p := &partition{src: s, fetch: f, n: n, id: s.id(n), end: -1, pos: -1}
+	p := &partition{src: s, fetch: f, n: n, id: s.id(n), end: -1, pos: -1, epoch: -1}
 	p.reader.unpack = unpacker{pool: f.pool, limit: s.cfg.MaxBatchBytes}
-	p.feed = feed{news: make(chan struct{}, 1), leader: -1, want: -1, end: -1, asOf: time.Now()}
+	d := &p.feed
+	d.news = make(chan struct{}, 1)
+	d.leader, d.epoch, d.vetted = -1, -1, unvetted
+	d.want, d.last, d.end, d.asOf = -1, -1, -1, time.Now()
 	p.shown, p.spoke = p.feed.asOf, p.feed.asOf
 	s.mu.Lock()
 	if s.ends != nil {
 		p.end = s.ends[n] // a partition that was not there at the start is at its end
 	}
 	if p.about = s.reports[n]; p.about == nil {
-		p.about = new(report)
+		p.about = &report{epoch: -1}
 		s.reports[n] = p.about
 	}
 	s.mu.Unlock()
@@ -278,37 +288,56 @@ func (f *fetcher) remove(p *partition) {
 	p.spent = nil
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	p.feed.reset(-1)
+	p.feed.reset(tumble.Position{Offset: -1, Epoch: -1})
 	delete(f.parts, p.n)
 }
 
-// seek makes p be read from offset from on.
-func (f *fetcher) seek(p *partition, from int64) {
+// seek makes p be read from a position on.
+func (f *fetcher) seek(p *partition, from tumble.Position) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	p.feed.reset(from)
+	p.feed.cut.Store(false)
 	p.feed.changed = time.Now()
 	f.nudge(p)
 }
 
-// setLog says which incarnation of the topic p reads from now on.
-func (f *fetcher) setLog(p *partition, log topicID, learned time.Time) {
+// setLog says which incarnation of the topic p reads from now on: one with the
+// bounds b, in which Resume has found the position at to be valid.
+func (f *fetcher) setLog(p *partition, b *bounds, at tumble.Position, truncated bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	d := &p.feed
-	if d.learned.Before(learned) {
-		d.learned = learned
+	if d.learned.Before(b.asOf) {
+		d.learned = b.asOf
 	}
-	if d.log == log {
+	d.approved = approval{at, b.leader.epoch}
+	if d.log == b.log && !truncated {
 		return
 	}
 	p.pos = -1 // what was read ahead is of the other one: the next Fetch seeks
-	d.reset(-1)
-	d.log, d.end, d.asOf = log, -1, time.Now()
+	d.reset(tumble.Position{Offset: -1, Epoch: -1})
+	d.asOf = time.Now()
 	p.shown = d.asOf
-	if f.layout.id != log {
+	d.end = -1
+	d.log = b.log
+	if f.layout.id != b.log || d.epoch != b.leader.epoch {
 		f.askLayout()
 	}
+}
+
+// leaderEpoch returns the newest epoch of p's leader that is known; -1: none.
+func (f *fetcher) leaderEpoch(p *partition) int32 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return p.feed.epoch
+}
+
+// log returns the incarnation of the topic that p reads.
+func (f *fetcher) log(p *partition) topicID {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return p.feed.log
 }
 
 func (f *fetcher) nudge(p *partition) {
@@ -375,15 +404,19 @@ func (f *fetcher) committed(list []int32, shown map[int32]int64) map[int32]int64
 	return news
 }
 
-// reset drops what was read ahead and asks for offset want next.
-func (d *feed) reset(want int64) {
+// reset drops what was read ahead and asks for what is at a position next.
+func (d *feed) reset(at tumble.Position) {
 	for _, s := range d.queue {
 		s.buf.free()
 	}
 	d.queue, d.queued = nil, 0
 	d.turn++
 	d.asked = false
-	d.want = want
+	d.want, d.last, d.fresh = at.Offset, at.Epoch, true
+	d.vetted, d.suspect = unvetted, false
+	if d.approved.at == at {
+		d.vetted = d.approved.epoch
+	}
 	d.piece = 0
 	d.err = nil
 }
@@ -406,12 +439,12 @@ func (d *feed) trouble(err error) {
 
 // A loop asks one broker for the records of the partitions that it leads.
 type loop struct {
-	f       *fetcher
-	broker  int32
-	wake    chan struct{} // capacity 1
-	version int16         // of the Fetch request; 0: unknown
-	turns   int           // rotates the order of partitions
-	pause   time.Duration // after the next failure
+	f      *fetcher
+	broker int32
+	wake   chan struct{} // capacity 1
+	can    abilities     // of the broker, once it was asked
+	turns  int           // rotates the order of partitions
+	pause  time.Duration // after the next failure
 }
 
 func (l *loop) nudge() {
@@ -425,8 +458,9 @@ func (l *loop) nudge() {
 type ask struct {
 	p     *partition
 	turn  int
-	epoch int32
+	epoch int32 // of the leader
 	from  int64
+	last  int32
 	piece int
 }
 
@@ -443,6 +477,9 @@ func (l *loop) run(ctx context.Context) {
 				return
 			case <-timer.C:
 			}
+		}
+		if l.vet(ctx); ctx.Err() != nil {
+			return
 		}
 		asks, req, again := l.prepare()
 		if len(asks) == 0 {
@@ -463,7 +500,7 @@ func (l *loop) run(ctx context.Context) {
 			return
 		}
 		if err != nil {
-			l.version = 0 // the broker may be another one now
+			l.forget()
 			l.failed(asks, err)
 			rest = jitter(l.pause)
 			l.pause = min(2*l.pause, 2*time.Second)
@@ -502,12 +539,14 @@ func (l *loop) prepare() ([]ask, *fetchRequest, time.Duration) {
 		}
 		switch {
 		case d.want < 0 || d.asked || d.err != nil || d.log != f.layout.id:
+		case d.unvetted() && !d.notUntil.After(now):
+			again = 0 // since it was looked for
 		case d.notUntil.After(now):
 			again = min(again, d.notUntil.Sub(now))
 		case d.queued >= piece:
 			wait = busyWait
 		default:
-			asks = append(asks, ask{p, d.turn, d.epoch, d.want, max(piece, d.piece)})
+			asks = append(asks, ask{p, d.turn, d.epoch, d.want, d.last, max(piece, d.piece)})
 		}
 	}
 	if len(asks) == 0 {
@@ -543,16 +582,12 @@ func (l *loop) ask(ctx context.Context, req *fetchRequest) error {
 		l.f.mu.Unlock()
 	}()
 	c := l.f.src.client
-	if l.version == 0 {
-		v, err := c.fetchVersion(ctx, l.broker)
-		if err != nil {
-			return err
-		}
-		l.version = v
+	if err := l.learn(ctx); err != nil {
+		return err
 	}
 	asked, cancel := context.WithTimeout(ctx, req.wait+answerWithin)
 	defer cancel()
-	call := req.call(l.broker, l.version, c.clientID)
+	call := req.call(l.broker, l.can.fetch, c.clientID)
 	if _, err := c.transport.RoundTrip(asked, c.addr, call); err != nil {
 		req.abandon()
 		if asked.Err() != nil && ctx.Err() == nil {
@@ -565,6 +600,20 @@ func (l *loop) ask(ctx context.Context, req *fetchRequest) error {
 		return fmt.Errorf("broker %d: %w", l.broker, codeError(req.code))
 	}
 	return nil
+}
+
+// learn makes sure that l knows what the broker is able to.
+func (l *loop) learn(ctx context.Context) (err error) {
+	if l.can.fetch == 0 {
+		l.can, err = l.f.src.client.able(ctx, l.broker)
+	}
+	return err
+}
+
+// forget has the broker asked again: it may be another one now.
+func (l *loop) forget() {
+	l.can = abilities{}
+	l.f.src.client.doubtAbilities(l.broker)
 }
 
 // failed notes that a whole request failed.
@@ -616,6 +665,10 @@ func (l *loop) accept(a ask, got fetched, asOf time.Time) {
 	if got.code != 0 {
 		got.free()
 		err := codeError(got.code)
+		if got.code == codeOffsetOutOfRange && a.last >= 0 {
+			d.doubt() // it may be the epoch that the broker cannot place
+			return
+		}
 		if got.code == codeOffsetOutOfRange {
 			d.err = fmt.Errorf("%w: %w", tumble.ErrOffsetOutOfRange, err)
 			d.tell()
@@ -625,6 +678,11 @@ func (l *loop) accept(a ask, got fetched, asOf time.Time) {
 		d.trouble(err)
 		d.notUntil = time.Now().Add(backoff)
 		l.f.askLayout()
+		return
+	}
+	if got.diverges {
+		got.free()
+		d.doubt()
 		return
 	}
 	d.stuck = nil
@@ -638,8 +696,13 @@ func (l *loop) accept(a ask, got fetched, asOf time.Time) {
 		return
 	}
 	s := &segment{buf: got.buf, aborted: got.aborted}
-	var next int64
-	s.data, next, s.err = scan(got.buf.b, a.from)
+	var next tumble.Position
+	s.data, next, s.err = scan(got.buf.b, tumble.Position{Offset: a.from, Epoch: a.last})
+	if errors.Is(s.err, errParted) {
+		got.free()
+		d.doubt()
+		return
+	}
 	if len(s.data) == 0 && errors.Is(s.err, errPartial) {
 		// The first batch does not fit.
 		came := len(got.buf.b)
@@ -660,7 +723,8 @@ func (l *loop) accept(a ask, got fetched, asOf time.Time) {
 		s.err = nil // what does not fit any more is cut off
 	}
 	if s.err == nil {
-		d.want = next
+		d.want, d.last, d.fresh = next.Offset, next.Epoch, false
+		d.vetted = a.epoch // whose leader has just sent it
 	} else {
 		d.want = -1 // Fetch seeks when it has seen the error
 	}
@@ -668,9 +732,9 @@ func (l *loop) accept(a ask, got fetched, asOf time.Time) {
 	d.queued += len(s.data)
 }
 
-// scan returns the whole batches at the start of p, the offset after them, and
-// what comes in the way after that. The first must reach offset from.
-func scan(p []byte, from int64) (whole []byte, next int64, err error) {
+// scan returns the whole batches at the start of p, the position after them, and
+// what comes in the way after that. The first must reach the position from.
+func scan(p []byte, from tumble.Position) (whole []byte, next tumble.Position, err error) {
 	next = from
 	rest := p
 	for len(rest) > 0 {
@@ -679,10 +743,15 @@ func scan(p []byte, from int64) (whole []byte, next int64, err error) {
 		if err != nil {
 			return p[:len(p)-len(rest)], next, err
 		}
-		if b.next() <= next && (next != from || len(after) == 0) {
-			return p[:len(p)-len(rest)], next, garbled("batch at offset %d ends at %d, %d was to follow", b.base, b.next(), next)
+		if b.next() <= next.Offset && (next.Offset != from.Offset || len(after) == 0) {
+			return p[:len(p)-len(rest)], next, garbled("batch at offset %d ends at %d, %d was to follow", b.base, b.next(), next.Offset)
 		}
-		next = max(next, b.next())
+		if b.next() > next.Offset {
+			if next.Offset == from.Offset && b.parts(from) {
+				return nil, from, errParted
+			}
+			next = tumble.Position{Offset: b.next(), Epoch: b.epoch}
+		}
 		rest = after
 	}
 	return p, next, nil
@@ -693,6 +762,7 @@ type fetched struct {
 	partition int32
 	code      int16
 	high      int64
+	diverges  bool // the broker does not find the last epoch where it was said to be
 	aborted   []abortedTxn
 	buf       *buffer // nil: no records
 	large     int     // bytes of records that were too many to take; 0: none
@@ -746,7 +816,7 @@ func (r *fetchRequest) call(broker int32, version int16, clientID string) *call 
 		b.int32(a.p.n)
 		b.int32(a.epoch)
 		b.int64(a.from)
-		b.int32(-1) // no check of the last epoch
+		b.int32(a.last)
 		b.int64(-1) // not a replica
 		b.int32(int32(a.piece))
 		b.tags()
@@ -759,6 +829,10 @@ func (r *fetchRequest) call(broker int32, version int16, clientID string) *call 
 		r.answer(in, version)
 	}}
 }
+
+// tagDiverging is the tagged field that names the end of the last epoch where it
+// is not the one asked with.
+const tagDiverging = 0
 
 // answer reads the answer; it runs on a goroutine of the transport.
 func (r *fetchRequest) answer(in *reader, version int16) {
@@ -795,7 +869,7 @@ func (r *fetchRequest) answer(in *reader, version int16) {
 					in.full(one.buf.b)
 				}
 			}
-			in.tags()
+			one.diverges = in.tagged(tagDiverging)
 			slices.SortFunc(one.aborted, func(a, b abortedTxn) int {
 				if a.first < b.first {
 					return -1

@@ -13,6 +13,8 @@ import (
 
 	kafkago "github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/protocol"
+
+	"github.com/tumblestream/tumble"
 )
 
 // groupConfig says which group to be a member of. Zero durations mean the
@@ -32,7 +34,10 @@ type groupConfig struct {
 
 	// partitions returns how many the topic has now, from 0 on.
 	partitions func(ctx context.Context) (int, error)
-	logger     *slog.Logger // slog.Default()
+	// identity returns that of the counts; nil: it is not checked that all
+	// members have the same.
+	identity func(ctx context.Context) (tumble.Identity, error)
+	logger   *slog.Logger // slog.Default()
 }
 
 // An assignment is a member's share of the topic in one generation of the group.
@@ -53,7 +58,11 @@ type group struct {
 	log  *slog.Logger
 	node atomic.Int32 // the coordinator, anyBroker: to be looked up
 
-	memberID string // "" until the coordinator gave one; run's goroutine alone
+	// These are for run's goroutine alone.
+	memberID string // "" until the coordinator gave one
+	own      claim  // as last heard from identity
+	lastGen  int32  // the last in which this was a member; 0: none
+	held     int    // partitions that it had then
 }
 
 func newGroup(cfg groupConfig) *group {
@@ -79,6 +88,7 @@ var (
 	errGrown       = errors.New("the number of partitions changed")
 	errSessionOver = errors.New("the coordinator did not answer for a session timeout")
 	errServed      = errors.New("serve returned")
+	errMoved       = errors.New("the store lost everything and has another id now")
 )
 
 // run is a member of the group until ctx ends, serve returns on its own, or the
@@ -94,8 +104,9 @@ var (
 // If serve returns before its ctx has ended, or with an error, run leaves the
 // group and returns that error. A context's error after its ctx has ended is
 // none. Otherwise run returns nil once ctx ended, and an error that names the
-// group if joining it again can only fail again; what may pass is logged and
-// tried again. A static member does not leave: its partitions wait for it for the
+// group if joining it again can only fail again, or if its members count
+// elsewhere; what may pass is logged and tried again. A static member does not
+// leave: its partitions wait for it for the
 // session timeout.
 func (g *group) run(ctx context.Context, serve func(ctx context.Context, a assignment) error) error {
 	defer g.leave(ctx)
@@ -155,6 +166,7 @@ func (g *group) generation(ctx context.Context, a joined, serve func(ctx context
 type joined struct {
 	assignment
 	leads  bool
+	told   claim          // what this member said of itself
 	counts map[string]int // how many partitions the topics had: those of all members if it leads, else ours
 	at     time.Time      // of the last request that proved membership
 }
@@ -164,11 +176,30 @@ func (g *group) join(ctx context.Context) (joined, error) {
 	var (
 		retry  groupBackoff
 		warned time.Time // last; it may take hours
+		doubt  error     // a refusal that may pass; nil: none
+		since  time.Time // doubt came up
 	)
 	for {
 		stranger := g.memberID == ""
-		a, err := g.tryJoin(ctx)
+		a, err := g.tryJoin(ctx, doubt)
+		if refused := new(refusal); g.memberID != "" && errors.As(err, &refused) {
+			g.quit(ctx) // the others need not wait for it
+		}
 		switch {
+		case patient(err) && ctx.Err() == nil:
+			if doubt == nil {
+				since = time.Now()
+				g.log.Warn("the group's members know the store by another id: reading again, perhaps it was lost and is counted anew", "error", err)
+			}
+			doubt = err
+			// Who was a member here counted into the same store once.
+			if g.lastGen == 0 && time.Since(since) >= storePatience {
+				return a, err
+			}
+			if !pause(ctx, storeRecheck) {
+				return a, ctx.Err()
+			}
+			continue
 		case err == nil || ctx.Err() != nil || closesGroup(err):
 			return a, err
 		case errors.Is(err, kafkago.MemberIDRequired) && stranger:
@@ -188,7 +219,9 @@ func (g *group) join(ctx context.Context) (joined, error) {
 	}
 }
 
-func (g *group) tryJoin(ctx context.Context) (joined, error) {
+// tryJoin takes part in a rebalance once. doubt is a refusal that was found
+// before.
+func (g *group) tryJoin(ctx context.Context, doubt error) (joined, error) {
 	// Before the request, and afresh: the other members wait for our answer
 	// from then on.
 	look, cancel := context.WithTimeout(ctx, g.callTimeout())
@@ -198,7 +231,18 @@ func (g *group) tryJoin(ctx context.Context) (joined, error) {
 		return joined{}, fmt.Errorf("partitions of %s: %w", g.cfg.topic, err)
 	}
 
-	r, err := g.joinGroup(ctx, subscription(g.cfg.topic, own))
+	told, err := g.identify(ctx)
+	if err != nil {
+		return joined{}, err
+	}
+	if g.memberID == "" {
+		if err := g.admit(ctx, told, doubt); err != nil {
+			return joined{}, err
+		}
+	}
+	told.Partitions = own
+
+	r, err := g.joinGroup(ctx, subscription(g.cfg.topic, told))
 	if r.memberID != "" {
 		g.memberID = r.memberID
 	}
@@ -208,6 +252,7 @@ func (g *group) tryJoin(ctx context.Context) (joined, error) {
 	a := joined{
 		assignment: assignment{memberID: r.memberID, generation: r.generation},
 		leads:      r.leader == r.memberID,
+		told:       told,
 		counts:     map[string]int{g.cfg.topic: own},
 	}
 
@@ -222,9 +267,13 @@ func (g *group) tryJoin(ctx context.Context) (joined, error) {
 	if err != nil {
 		return joined{}, err
 	}
+	if winner, refused := parseRefusal(mine); refused {
+		return joined{}, &refusal{told, winner}
+	}
 	if a.partitions, err = parseAssignment(mine, g.cfg.topic); err != nil {
 		return joined{}, err
 	}
+	g.lastGen, g.held = a.generation, len(a.partitions)
 	return a, nil
 }
 
@@ -243,6 +292,13 @@ func (g *group) lead(ctx context.Context, r joinAnswer, own int) ([]memberAssign
 		members = append(members, m)
 		topics = append(topics, m.topics...)
 	}
+	lost := outvoted(members)
+	for i := range members {
+		if winner, ok := lost[members[i].id]; ok {
+			g.log.Warn("a member counts elsewhere than the group: it is refused", "member", members[i].id, "cause", &refusal{members[i].claim, winner})
+			members[i].topics = nil
+		}
+	}
 	// Again: the others may have let us wait for up to the rebalance timeout.
 	look, cancel := context.WithTimeout(ctx, g.callTimeout())
 	defer cancel()
@@ -259,7 +315,11 @@ func (g *group) lead(ctx context.Context, r joinAnswer, own int) ([]memberAssign
 	}
 	answer := make([]memberAssignment, 0, len(members))
 	for _, m := range members {
-		answer = append(answer, memberAssignment{m.id, appendAssignment(nil, plan[m.id])})
+		assigned := appendAssignment(nil, plan[m.id])
+		if winner, ok := lost[m.id]; ok {
+			assigned = appendRefusal(nil, winner)
+		}
+		answer = append(answer, memberAssignment{m.id, assigned})
 	}
 	return answer, counts, nil
 }
@@ -346,7 +406,7 @@ func (g *group) beat(ctx context.Context, a joined, end context.CancelCauseFunc)
 }
 
 // watch ends serve when the topic has another number of partitions than when this
-// member joined, so that it joins again. The leader does so at once, which brings
+// member joined, or the store another id, so that it joins again. The leader does so at once, which brings
 // in the others. They give it time, and watch at all because the broker does not
 // tell a static leader that restarts that it is one, and because one of another
 // make may look for new partitions only every few minutes.
@@ -366,6 +426,10 @@ func (g *group) watch(ctx context.Context, a joined, end context.CancelCauseFunc
 		case <-ctx.Done():
 			return
 		case <-look.C:
+		}
+		if g.moved(ctx, a.told) {
+			end(errMoved)
+			return
 		}
 		if changed, err := g.changed(ctx, topics, a.counts); err != nil {
 			g.log.Debug("cannot count partitions", "error", err)
@@ -400,9 +464,13 @@ func (g *group) changed(ctx context.Context, topics []string, counts map[string]
 // leave tells the coordinator that a dynamic member is gone, so that the others
 // need not wait for its session to end. It is best effort, and brief.
 func (g *group) leave(ctx context.Context) {
-	if g.memberID == "" || g.cfg.instanceID != "" {
-		return
+	if g.memberID != "" && g.cfg.instanceID == "" {
+		g.quit(ctx)
 	}
+}
+
+// quit is leave for static members, too.
+func (g *group) quit(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
 	if err := g.leaveGroup(ctx, g.memberID); err != nil && !errors.Is(err, kafkago.UnknownMemberId) {
@@ -476,7 +544,7 @@ func (g *group) callTimeout() time.Duration { return min(g.cfg.session/3, 10*tim
 // may pass: lost connections, elections, restarts, even a refused login while a
 // broker has yet to learn its users.
 func closesGroup(err error) bool {
-	if errors.Is(err, errOldBroker) {
+	if errors.Is(err, errOldBroker) || errors.As(err, new(*refusal)) {
 		return true
 	}
 	var code kafkago.Error
@@ -524,8 +592,11 @@ func (b *groupBackoff) next() time.Duration {
 }
 
 // wait reports whether ctx is still alive after the next pause.
-func (b *groupBackoff) wait(ctx context.Context) bool {
-	t := time.NewTimer(b.next())
+func (b *groupBackoff) wait(ctx context.Context) bool { return pause(ctx, b.next()) }
+
+// pause reports whether ctx is still alive after d.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-ctx.Done():

@@ -19,19 +19,19 @@ type groupMember struct {
 	id       string
 	instance string // "": dynamic
 	topics   []string
+	claim    claim
+	refused  bool // as describe finds it: it is about to go
 }
 
 // subscription is what this member tells the leader, in version 0 of the
-// consumer protocol: what it wants to read. With it goes how many partitions it
-// knows of, in the user data, which other clients carry and do not read: so the
-// broker sees a changed member when the topic has grown, and begins a rebalance
-// when that one asks to join. A follower that did not change would be told again
-// what it has. (There is no user data in assignments: a broker would not let
-// members of the newer protocol into such a group.)
-func subscription(topic string, partitions int) []byte {
+// consumer protocol: what it wants to read. With it goes its claim, in the user
+// data, and in that how many partitions it knows of: so the broker sees a changed
+// member when the topic has grown, and begins a rebalance when that one asks to
+// join. A follower that did not change would be told again what it has.
+func subscription(topic string, c claim) []byte {
 	b := []byte{0, 0, 0, 0, 0, 1}
 	b = appendString(b, topic)
-	return appendBytes(b, fmt.Appendf(nil, "%d partitions", partitions))
+	return appendBytes(b, appendJSON(nil, c))
 }
 
 func parseMember(id, instance string, subscription []byte) (groupMember, error) {
@@ -44,6 +44,7 @@ func parseMember(id, instance string, subscription []byte) (groupMember, error) 
 	if r.err != nil {
 		return m, fmt.Errorf("subscription of member %s: %w", id, r.err)
 	}
+	m.claim = parseClaim(r.bytes())
 	return m, nil
 }
 

@@ -118,12 +118,14 @@ func TestAssignPartitions(t *testing.T) {
 // What members tell each other is in the form that other clients read and write.
 func TestMemberMetadata(t *testing.T) {
 	var meta kmsg.ConsumerMemberMetadata
-	require.NoError(t, meta.ReadFrom(subscription("clicks", 12)))
+	own := claim{Version: 1, Partitions: 12, Name: "a\"b", Store: "s", Definition: "d", Generation: 4, Held: 3}
+	require.NoError(t, meta.ReadFrom(subscription("clicks", own)))
 	require.Equal(t, []string{"clicks"}, meta.Topics)
+	require.JSONEq(t, `{"tumble":1,"partitions":12,"name":"a\"b","store":"s","definition":"d","generation":4,"held":3}`, string(meta.UserData))
 
-	m, err := parseMember("m1", "pod", subscription("clicks", 12))
+	m, err := parseMember("m1", "pod", subscription("clicks", own))
 	require.NoError(t, err)
-	require.Equal(t, groupMember{id: "m1", instance: "pod", topics: []string{"clicks"}}, m)
+	require.Equal(t, groupMember{id: "m1", instance: "pod", topics: []string{"clicks"}, claim: own}, m)
 
 	foreign := kmsg.NewConsumerMemberMetadata()
 	foreign.Version, foreign.Topics, foreign.UserData = 3, []string{"a", "b"}, []byte{1, 2, 3}
@@ -160,7 +162,8 @@ func TestMemberMetadata(t *testing.T) {
 // A member that sends garbage gets an error of ours, not a panic, and no more
 // memory than it sent.
 func FuzzMemberMetadata(f *testing.F) {
-	f.Add(subscription("clicks", 12))
+	f.Add(subscription("clicks", claim{Version: 1, Partitions: 12, Name: "n", Definition: "d"}))
+	f.Add(appendRefusal(nil, claim{Version: 1, Name: "n", Definition: "d"}))
 	f.Add(appendAssignment(nil, map[string][]int32{"clicks": {3, 1}}))
 	f.Add([]byte{0, 0, 0xff, 0xff, 0xff, 0xff, 0x80, 0, 0, 0})
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -173,6 +176,9 @@ func FuzzMemberMetadata(f *testing.F) {
 		if ps, err := parseAssignment(b, "clicks"); err == nil {
 			require.LessOrEqual(t, 4*len(ps), len(b))
 			require.True(t, slices.IsSorted(ps))
+		}
+		if winner, refused := parseRefusal(b); refused {
+			require.True(t, winner.checked())
 		}
 	})
 }

@@ -151,6 +151,53 @@ func (g *group) joinGroup(ctx context.Context, subscription []byte) (joinAnswer,
 	return a, nil
 }
 
+// describe returns the members of the group, none if it does not exist. What they
+// want and claim is known only if the group is settled: no rebalance is under
+// way.
+func (g *group) describe(ctx context.Context) (members []groupMember, settled bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, g.callTimeout())
+	defer cancel()
+	b := appendInt32(nil, 1)
+	b = appendString(b, g.cfg.id)
+	b = append(b, 0) // not which operations are allowed
+	r, err := g.ask(ctx, protocol.DescribeGroups, describeGroupsVersion, b)
+	if err != nil {
+		return nil, false, fmt.Errorf("describe: %w", err)
+	}
+	var code int16
+	r.int32() // throttled for
+	for range r.array(18) {
+		if c := r.int16(); code == 0 {
+			code = c
+		}
+		r.string() // group
+		state := r.string()
+		settled = state != "PreparingRebalance" && state != "CompletingRebalance"
+		r.string() // protocol type
+		r.string() // protocol
+		for range r.array(16) {
+			id, instance := r.string(), r.string()
+			r.string() // client id
+			r.string() // host
+			subscription, assigned := r.bytes(), r.bytes()
+			m := groupMember{id: id, instance: instance}
+			if known, err := parseMember(id, instance, subscription); err == nil {
+				m = known
+			}
+			_, m.refused = parseRefusal(assigned)
+			members = append(members, m)
+		}
+		r.int32() // operations
+	}
+	if r.err != nil {
+		return nil, false, fmt.Errorf("describe: %w", r.err)
+	}
+	if err := g.check(code); err != nil {
+		return nil, false, fmt.Errorf("describe: %w", err)
+	}
+	return members, settled, nil
+}
+
 type memberAssignment struct {
 	memberID   string
 	assignment []byte

@@ -23,6 +23,7 @@ import (
 type groupCluster struct {
 	brokers []string
 	session time.Duration // the shortest that it allows
+	fake    bool
 }
 
 // runGroupScenarios runs each with a topic and a group of its own.
@@ -41,6 +42,11 @@ func runGroupScenarios(t *testing.T, c groupCluster) {
 		"MoreMembers":    groupMoreMembersThanPartitions,
 		"Fenced":         groupFenced,
 		"SessionRefused": groupSessionRefused,
+		"OtherCounts":    groupOtherCounts,
+		"Race":           groupRace,
+		"StoreAnew":      groupStoreAnew,
+		"Unchecked":      groupUnchecked,
+		"StaticClaims":   groupStaticClaims,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

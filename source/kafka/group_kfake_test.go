@@ -20,7 +20,7 @@ func fakeGroupCluster(t *testing.T, opts ...kfake.Opt) (*kfake.Cluster, groupClu
 	c, err := kfake.NewCluster(append(opts, kfake.NumBrokers(3), kfake.GroupMinSessionTimeout(100*time.Millisecond))...)
 	require.NoError(t, err)
 	t.Cleanup(c.Close)
-	return c, groupCluster{c.ListenAddrs(), 2 * time.Second}
+	return c, groupCluster{brokers: c.ListenAddrs(), session: 2 * time.Second, fake: true}
 }
 
 func TestGroupOnFakeCluster(t *testing.T) {

@@ -15,7 +15,7 @@ import (
 )
 
 // What a group member asks, each in one fixed version: the last before the
-// protocol's flexible encoding, which brokers have understood since Kafka 2.3
+// protocol's flexible encoding, which brokers have understood since Kafka 2.4
 // and Kafka 4 still does. They are written here, because kafka-go's own
 // Heartbeat and LeaveGroup misread the answers, because its group requests look
 // the coordinator up each time and drop the error of that, and because its
@@ -26,6 +26,7 @@ const (
 	findCoordinatorVersion = 2
 	joinGroupVersion       = 5
 	heartbeatVersion       = 3
+	describeGroupsVersion  = 4
 	leaveGroupVersion      = 3
 	syncGroupVersion       = 3
 )
@@ -37,7 +38,7 @@ const maxGroupAnswer = 64 << 20
 // anyBroker is the node of a request that every broker can answer.
 const anyBroker = -1
 
-var errOldBroker = errors.New("the broker is older than Kafka 2.3")
+var errOldBroker = errors.New("the broker is older than Kafka 2.4")
 
 // groupExchange sends one request to a node and returns the body of its answer. id
 // names the request on the connection; the answer must repeat it.

@@ -35,6 +35,9 @@ import (
 // An escape that is half of a surrogate pair becomes U+FFFD, as in
 // encoding/json, so keys that differ only in such halves are counted together.
 //
+// Other fields than those that a name was counted by before need a new name: see
+// Config.Decode.
+//
 // What the Decode returns depends on the record alone. A Key without escapes is part of the value, as
 // borrowed as that is, and costs no allocation; escapes in the key or in the
 // time cost one each.

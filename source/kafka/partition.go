@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/tumblestream/tumble"
@@ -46,6 +44,7 @@ type partition struct {
 	about *report // shared by all that read this partition in this process
 
 	pos    int64 // where reading is; -1: nowhere yet
+	epoch  int32 // of the record before pos; -1: unknown
 	filter filter
 	reader batchReader
 	spent  []*buffer // nothing but the last Chunk needs them
@@ -57,6 +56,10 @@ type partition struct {
 
 	rejected, skipped int64 // in the Chunk at hand
 
+	served   context.Context // ends when the partition must be given up; for OnReject
+	telling  *telling        // the record after pos, which must be told of before it is passed; nil: none
+	lastTold *telling        // the last that began, perhaps dropped; nil: none
+
 	feed feed // the fetcher's
 }
 
@@ -66,154 +69,12 @@ func (p *partition) ID() string { return p.id }
 // Committed implements [tumble.Committer].
 func (p *partition) Committed(offset int64) { p.fetch.noteCommitted(p.n, offset) }
 
-func (p *partition) errorf(from int64, err error) error {
-	return fmt.Errorf("kafka: fetch %s@%d: %w", p.id, from, err)
-}
-
-// Resume implements [tumble.Partition].
-func (p *partition) Resume(ctx context.Context, stored tumble.Checkpoint) (tumble.Checkpoint, error) {
-	name, truncations := splitLog(stored.Log)
-	verdict := func(b bounds) (tumble.Checkpoint, error) {
-		switch now := b.log.String(); {
-		case name != now && p.src.cfg.OnRecreated == GoOn:
-			return tumble.Checkpoint{Log: now, Origin: b.first, Offset: b.first, Watermark: stored.Watermark}, nil
-		case name != now:
-			return stored, fmt.Errorf("kafka: %s@%d: the topic was recreated: its id was %s, now it is %s; what the old one held from offset %d on was not counted (Config.OnRecreated)", p.id, stored.Offset, name, now, stored.Offset)
-		case stored.Offset > b.last && p.src.cfg.OnTruncated == GoOn:
-			return tumble.Checkpoint{Log: joinLog(name, truncations+1), Origin: b.first, Offset: b.first, Watermark: stored.Watermark}, nil
-		case stored.Offset > b.last:
-			return stored, fmt.Errorf("kafka: %s@%d: the log was truncated: it ends at offset %d, counts reach to %d (Config.OnTruncated)", p.id, stored.Offset, b.last, stored.Offset)
-		case stored.Offset < b.first && p.src.cfg.OnGap == GoOn:
-			stored.Offset = b.first
-			return stored, nil
-		case stored.Offset < b.first:
-			return stored, fmt.Errorf("kafka: %s@%d: retention deleted offsets %d to %d before they were counted (Config.OnGap)", p.id, stored.Offset, stored.Offset, b.first-1)
-		}
-		return stored, nil
-	}
-	fine := func(b bounds) bool {
-		return name == b.log.String() && stored.Offset >= b.first && stored.Offset <= b.last
-	}
-	// Every shard asks, so what was learned a moment ago is good enough for a
-	// yes. Nobody is told a no that was not just looked up, twice: brokers
-	// learn of a new topic or a new leader one after the other.
-	b, fresh := p.src.recall(p.n)
-	if !fresh || !fine(b) {
-		for try := range 2 {
-			if try > 0 {
-				select {
-				case <-ctx.Done():
-				case <-time.After(quiet):
-				}
-			}
-			var err error
-			if b, err = p.src.look(ctx, p.n); err != nil {
-				if ctx.Err() != nil {
-					return stored, ctx.Err()
-				}
-				return stored, fmt.Errorf("kafka: resume %s@%d: %w: %w", p.id, stored.Offset, tumble.ErrUnavailable, err)
-			}
-			if fine(b) {
-				break
-			}
-		}
-	}
-	c, err := verdict(b)
-	if err != nil {
-		return stored, err
-	}
-	if log, _ := splitLog(c.Log); log != name && p.end >= 0 {
-		p.end = b.last // the old log's end says nothing about the new one
-	}
-	p.about.begin(c.Log)
-	p.fetch.setLog(p, b.log, b.asOf)
-	return c, nil
-}
-
-// A log that was truncated and is counted once more gets a name of its own:
-// the topic id and how often that happened.
-func splitLog(log string) (id string, truncations int) {
-	id, n, _ := strings.Cut(log, "+")
-	truncations, _ = strconv.Atoi(n)
-	return id, truncations
-}
-
-func joinLog(id string, truncations int) string { return id + "+" + strconv.Itoa(truncations) }
-
-// begin notes which log is read from now on.
-func (r *report) begin(log string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.log == log {
-		return
-	}
-	// The lanes of a truncated log come one after the other; those that still
-	// hold the older name read the same records.
-	id, n := splitLog(log)
-	if had, m := splitLog(r.log); had == id && m >= n {
-		return
-	}
-	r.log, r.upTo = log, 0
-}
-
-// once reports whether the record at offset has not been told of.
-func (r *report) once(offset int64) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if offset < r.upTo {
-		return false
-	}
-	r.upTo = offset + 1
-	return true
-}
-
-// recall returns the bounds of a partition as they were at most a second ago.
-func (s *Source) recall(n int32) (bounds, bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	b, ok := s.bounds[n]
-	return b, ok && time.Since(b.asOf) < time.Second
-}
-
-func (s *Source) forget(n int32) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.bounds, n)
-}
-
-// look asks the cluster for the bounds of a partition.
-func (s *Source) look(ctx context.Context, n int32) (bounds, error) {
-	asked := time.Now()
-	lay, err := s.client.layout(ctx)
-	if err != nil {
-		return bounds{}, err
-	}
-	l, ok := lay.partitions[n]
-	if !ok {
-		return bounds{}, fmt.Errorf("topic %q has no partition %d", s.cfg.Topic, n)
-	}
-	if l.leader < 0 {
-		return bounds{}, errNoLeader
-	}
-	one := map[int32]leadership{n: l}
-	b := bounds{log: lay.id, asOf: asked}
-	first, err := s.client.offsets(ctx, l.leader, one, earliest)
-	if err != nil {
-		return bounds{}, err
-	}
-	last, err := s.client.offsets(ctx, l.leader, one, latest)
-	if err != nil {
-		return bounds{}, err
-	}
-	b.first, b.last = first[n], last[n]
-	s.mu.Lock()
-	s.bounds[n] = b
-	s.mu.Unlock()
-	return b, nil
+func (p *partition) errorf(from tumble.Position, err error) error {
+	return fmt.Errorf("kafka: fetch %s@%d: %w", p.id, from.Offset, err)
 }
 
 // Fetch implements [tumble.Partition].
-func (p *partition) Fetch(ctx context.Context, from int64) (tumble.Chunk, error) {
+func (p *partition) Fetch(ctx context.Context, from tumble.Position) (tumble.Chunk, error) {
 	for _, b := range p.spent {
 		b.free()
 	}
@@ -221,17 +82,20 @@ func (p *partition) Fetch(ctx context.Context, from int64) (tumble.Chunk, error)
 	if err := ctx.Err(); err != nil {
 		return tumble.Chunk{}, err
 	}
-	if p.end >= 0 && from >= p.end {
+	if p.end >= 0 && from.Offset >= p.end {
 		return tumble.Chunk{}, io.EOF
 	}
-	if from != p.pos {
+	if from.Offset != p.pos || from.Epoch != p.epoch && from.Epoch >= 0 {
 		p.seek(from)
 	}
 	var until time.Time
 	for {
+		if p.feed.cut.Load() {
+			p.seek(from) // what was read ahead is not in the log any more
+		}
 		if p.failed == nil {
-			p.failed = p.read()
-			if p.pos > from {
+			p.failed = p.read(from.Offset)
+			if p.pos > from.Offset {
 				end, asOf := p.fetch.end(p)
 				return p.chunk(max(end, p.pos), asOf), nil
 			}
@@ -239,6 +103,22 @@ func (p *partition) Fetch(ctx context.Context, from int64) (tumble.Chunk, error)
 		if err := p.failed; err != nil {
 			p.halt()
 			return tumble.Chunk{}, p.trouble(from, err)
+		}
+		if p.telling != nil {
+			if until.IsZero() {
+				until = time.Now().Add(quiet)
+			}
+			told, err := p.awaitTold(ctx, time.Until(until))
+			switch {
+			case told:
+				continue
+			case ctx.Err() != nil:
+				return tumble.Chunk{}, ctx.Err()
+			case err != nil:
+				return tumble.Chunk{}, p.errorf(from, err)
+			}
+			end, asOf := p.fetch.end(p)
+			return p.chunk(max(end, p.telling.offset+1), asOf), nil
 		}
 		s, state := p.fetch.take(p)
 		if s != nil {
@@ -260,6 +140,12 @@ func (p *partition) Fetch(ctx context.Context, from int64) (tumble.Chunk, error)
 		if !now.Before(wake) {
 			if state.stuck != nil {
 				return tumble.Chunk{}, p.errorf(from, state.stuck)
+			}
+			if state.end >= 0 && p.end > state.end && p.pos >= state.end {
+				p.shrunk(ctx)
+				if p.pos >= p.end {
+					return tumble.Chunk{}, io.EOF
+				}
 			}
 			return p.chunk(state.end, state.asOf), nil
 		}
@@ -287,41 +173,40 @@ func (p *partition) wait(ctx context.Context, d time.Duration) error {
 }
 
 func (p *partition) chunk(end int64, asOf time.Time) tumble.Chunk {
-	c := tumble.Chunk{Events: p.events, Next: p.pos, End: end, AsOf: asOf, Rejected: p.rejected, Skipped: p.skipped}
+	c := tumble.Chunk{Events: p.events, Next: p.pos, Epoch: p.epoch, End: end, AsOf: asOf, Rejected: p.rejected, Skipped: p.skipped}
 	p.events, p.rejected, p.skipped = p.events[:0], 0, 0
 	p.shown, p.spoke = asOf, time.Now()
 	return c
 }
 
 // trouble makes of err what Fetch returns.
-func (p *partition) trouble(from int64, err error) error {
+func (p *partition) trouble(from tumble.Position, err error) error {
 	if fatal := new(fatalError); errors.As(err, &fatal) {
 		fatal = &fatalError{p.errorf(from, fatal.err)}
 		p.fetch.stop(fatal)
 		return fatal.err
 	}
-	if errors.Is(err, tumble.ErrOffsetOutOfRange) {
+	if errors.Is(err, tumble.ErrOffsetOutOfRange) || errors.Is(err, tumble.ErrTruncated) {
 		p.src.forget(p.n)
 	}
 	return p.errorf(from, err)
 }
 
-// seek drops what was read ahead and goes on at offset from.
-func (p *partition) seek(from int64) {
+// seek drops what was read ahead and goes on at from.
+func (p *partition) seek(from tumble.Position) {
 	p.drop()
-	p.pos = from
+	p.pos, p.epoch = from.Offset, from.Epoch
 	p.fetch.seek(p, from)
 }
 
 // halt drops what was read ahead; the next Fetch seeks.
 func (p *partition) halt() {
-	p.drop()
-	p.pos = -1
-	p.fetch.seek(p, -1)
+	p.seek(tumble.Position{Offset: -1, Epoch: -1})
 }
 
 // drop lets go of what is being read.
 func (p *partition) drop() {
+	p.dropTelling()
 	p.reader.close(&p.spent)
 	p.events, p.failed = p.events[:0], nil
 	p.filter = filter{}
@@ -334,8 +219,15 @@ func (p *partition) begin(s *segment) {
 }
 
 // read decodes records into p.events until there are enough of them, the
-// segment at hand is read, or it cannot go on. p.pos tells how far it came.
-func (p *partition) read() error {
+// segment at hand is read, or it cannot go on. It does not go from one leader
+// epoch into the next, unless nothing has been passed since offset from. p.pos
+// and p.epoch tell how far it came.
+func (p *partition) read(from int64) error {
+	if p.telling != nil {
+		if passed, err := p.passTold(0); !passed {
+			return err
+		}
+	}
 	r := record{Message: Message{Topic: p.src.cfg.Topic, Partition: p.n}}
 	for len(p.events) < chunkEvents {
 		status, err := p.reader.next(&r, &p.filter, p.pos, &p.spent)
@@ -343,24 +235,41 @@ func (p *partition) read() error {
 		case err != nil:
 			return err
 		case status == atBatchEnd:
-			p.pos = max(p.pos, p.reader.batch.next())
+			if next := p.reader.batch.next(); next > p.pos {
+				p.pos, p.epoch = next, p.reader.batch.epoch
+			}
+			if p.pos > from && p.reader.leaves(p.epoch) {
+				return nil
+			}
 			continue
 		case status == atSegmentEnd:
 			return nil
 		}
-		if err := p.decode(&r); err != nil {
+		switch err := p.decode(&r); {
+		case err == errTelling:
+			if passed, err := p.passTold(tellAtOnce); !passed {
+				return err
+			}
+			continue
+		case err != nil:
 			return err
 		}
-		p.pos = r.Offset + 1
+		p.pos, p.epoch = r.Offset+1, p.reader.batch.epoch
 	}
 	return nil
+}
+
+// once reports whether the record at offset, which is being read, has not been
+// told of.
+func (p *partition) once(offset int64) bool {
+	return p.about.once(offset, p.reader.batch.epoch)
 }
 
 // decode appends the events of r. It fails only where the record must not be
 // passed.
 func (p *partition) decode(r *record) error {
 	if r.Value == nil {
-		if p.about.once(r.Offset) {
+		if p.once(r.Offset) {
 			p.skipped++
 		}
 		return nil
@@ -374,7 +283,7 @@ func (p *partition) decode(r *record) error {
 		return p.reject(r.Message, err)
 	}
 	p.events = events
-	if len(events) == n && p.about.once(r.Offset) {
+	if len(events) == n && p.once(r.Offset) {
 		p.skipped++
 	}
 	return nil
@@ -401,25 +310,6 @@ func (p *partition) judge(events []tumble.Event, r *record) error {
 		if judged && e.Time.After(r.Time.Add(ahead)) {
 			return fmt.Errorf("event time %s is more than %v beyond the record's own, %s", e.Time.UTC().Format(time.RFC3339Nano), ahead, r.Time.Format(time.RFC3339Nano))
 		}
-	}
-	return nil
-}
-
-func (p *partition) reject(m Message, cause error) error {
-	first := p.about.once(m.Offset)
-	r := Rejected{Topic: m.Topic, Partition: m.Partition, Offset: m.Offset, Cause: cause, Message: m}
-	switch {
-	case !first:
-	case p.src.cfg.OnReject != nil:
-		p.src.cfg.OnReject(r)
-	case !p.src.cfg.FailOnReject:
-		p.src.rejects.report(r)
-	}
-	if p.src.cfg.FailOnReject {
-		return &fatalError{fmt.Errorf("record at offset %d rejected: %w", m.Offset, cause)}
-	}
-	if first {
-		p.rejected++
 	}
 	return nil
 }
@@ -523,6 +413,12 @@ func (r *batchReader) next(rec *record, f *filter, from int64, spent *[]*buffer)
 		}
 	}
 	return atSegmentEnd, nil
+}
+
+// leaves reports whether the next batch is of another leader epoch.
+func (r *batchReader) leaves(epoch int32) bool {
+	next, ok := batchEpoch(r.rest)
+	return ok && next != epoch
 }
 
 func (r *batchReader) leave(spent *[]*buffer) {

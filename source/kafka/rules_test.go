@@ -31,7 +31,7 @@ func lines(dst []tumble.Event, m Message) ([]tumble.Event, error) {
 
 // rulesConfig is how the rules get at a Source on c.
 func (c cluster) rulesConfig(t *testing.T, change func(*Config)) sourcetest.Config {
-	cl := c.client(t)
+	cl := c.client(t, kgo.DisableIdempotentWrite()) // a broker that lost records would refuse the next ones
 	return sourcetest.Config{New: func(ctx context.Context) (*sourcetest.Log, error) {
 		topic := c.create(t, 3)
 		cfg := c.config(topic)
@@ -59,7 +59,7 @@ func (c cluster) rulesConfig(t *testing.T, change func(*Config)) sourcetest.Conf
 			}
 			return write(ctx, id, []byte(b.String()))
 		}
-		return &sourcetest.Log{
+		l := &sourcetest.Log{
 			Source:     s,
 			Partitions: []string{topic + "/0", topic + "/1", topic + "/2"},
 			Append: func(ctx context.Context, id string, events ...tumble.Event) error {
@@ -83,7 +83,13 @@ func (c cluster) rulesConfig(t *testing.T, change func(*Config)) sourcetest.Conf
 				cfg.Start = Latest
 				return New(cfg)
 			},
-		}, nil
+		}
+		if c.fake != nil {
+			l.Elect = func(_ context.Context, id string) error {
+				return c.fake.MoveTopicPartition(topic, number(id), c.fake.LeaderFor(topic, number(id)))
+			}
+		}
+		return l, nil
 	}}
 }
 
@@ -91,7 +97,7 @@ func (c cluster) rulesConfig(t *testing.T, change func(*Config)) sourcetest.Conf
 func runRules(t *testing.T, c cluster) {
 	for name, change := range map[string]func(*Config){
 		"all":    func(*Config) {},
-		"go on":  func(cfg *Config) { cfg.OnGap = GoOn },
+		"go on":  func(cfg *Config) { cfg.OnGap, cfg.OnTruncated = GoOn, GoOn },
 		"listed": func(cfg *Config) { cfg.Partitions = []int32{0, 1, 2} },
 		"group":  func(cfg *Config) { cfg.Group, cfg.SessionTimeout = newTopic(), 6*time.Second },
 	} {

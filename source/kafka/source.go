@@ -54,7 +54,15 @@ type Config struct {
 
 	// Topic is read. It must exist; it is never created by reading it.
 	Topic string
-	// Group, a consumer group, shares the partitions out between processes.
+	// Group, a consumer group, shares the partitions out between processes. All
+	// of them must count into the same place by the same definition, or each
+	// place would hold a part of the events. A process whose sink has another
+	// name, store or definition than its members' does not join: Run returns an
+	// error that names both. A new name needs a new Group.
+	//
+	// This is not checked of consumers of another make in the group, nor while
+	// one of these, or the broker, shares the partitions out. And it cannot be
+	// noticed if two processes of one name have different Decodes: see there.
 	Group string
 	// InstanceID makes this process a static member of Group: a restart within
 	// SessionTimeout keeps its partitions and moves nobody else's. It must
@@ -70,32 +78,58 @@ type Config struct {
 	// all of the topic, also those that are added later.
 	Partitions []int32
 
-	// Decode makes events of records, see JSON.
+	// Decode makes events of records, see JSON. It decides what is counted, and
+	// is no part of what the sink compares: two processes that count under one
+	// name with different Decodes, or one that is started with another Decode
+	// than before, mix two kinds of counts, and nothing can notice. Another
+	// Decode needs a new name, and a new Group.
 	Decode Decode
 	// MaxAhead is how far beyond its record's timestamp an event may be; one
 	// further ahead is rejected with its record. A record without a timestamp
 	// is not judged. Defaults to 1 hour; negative: no limit.
 	MaxAhead time.Duration
 	// OnReject is told of each record that Decode could not understand or whose
-	// event time is out of range, once per process. It is called on the
-	// partition's goroutine, so by several at once, and holds up its reading.
+	// event time is out of range, such as DeadLetters.Write. The record is
+	// passed, and counted as rejected, once OnReject has returned nil: that is
+	// once per process, unless reading goes elsewhere before it is noticed.
+	//
+	// After an error it is called again, 50 milliseconds later, doubling to 5
+	// seconds. Meanwhile the partition waits in front of the record, its state
+	// in Stats tells the error, and other partitions go on. ctx ends when the
+	// partition must be given up: a record that OnReject has not returned nil
+	// for is not passed then, and is rejected again by whoever goes on. So each
+	// is told of at least once. OnReject must return soon after ctx has ended,
+	// as Run waits for it. It is called by one goroutine at a time for each
+	// partition, and by those of several partitions at once.
+	//
 	// Defaults to a line in the log, one in 10 seconds at most.
-	OnReject func(Rejected)
-	// FailOnReject stops the pipeline at such a record. It is not passed.
+	OnReject func(ctx context.Context, r Rejected) error
+	// FailOnReject stops the pipeline at such a record, after OnReject was told
+	// of it. It is not passed.
 	FailOnReject bool
 
 	// Start is where counting begins if the sink holds nothing of this topic.
 	// Defaults to Earliest.
 	Start Start
-	// OnGap: retention deleted records that were not counted yet. GoOn counts
-	// from the earliest that is left. Defaults to Fail.
+	// OnGap says what happens when retention has deleted records before they
+	// were counted: Fail, the default, stops Run with an error that names their
+	// offsets. GoOn counts from the earliest record that is left and adds the
+	// deleted ones to Stats.Lost.
 	OnGap Policy
-	// OnTruncated: the log ends before what was counted, as after an unclean
-	// leader election. GoOn counts the log from its start once more, in
-	// addition to what was counted. Defaults to Fail.
+	// OnTruncated says what happens when the log no longer holds records that
+	// were counted, as after an unclean leader election or a broker's power
+	// loss: Fail, the default, stops Run with an error that names the offsets.
+	// GoOn goes on at the offset where the logs part. The counts of the removed
+	// records stay and are added to Stats.Lost; the records written in their
+	// place are counted. A log that has grown past the counted offset since is
+	// recognized by its leader epochs. Only where a broker or the sink does not
+	// know them, the log must end before that offset to be recognized, and the
+	// logs are taken to part at its end.
 	OnTruncated Policy
-	// OnRecreated: the topic was deleted and created again. GoOn counts the new
-	// one from its start. Defaults to Fail.
+	// OnRecreated says what happens when the topic was deleted and created
+	// again: Fail, the default, stops Run with an error. GoOn counts the new
+	// topic from its start, in addition to what was counted, and adds to
+	// Stats.Lost what of the old one may not have been.
 	OnRecreated Policy
 	// UntilEnd ends each partition (io.EOF) once it was read up to where it
 	// ended when Partitions was first called, and Run when all of them have.
@@ -116,16 +150,8 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// Rejected is a record that gave no event because it could not be understood.
-type Rejected struct {
-	Topic     string
-	Partition int32
-	Offset    int64
-	Cause     error
-	Message   Message // borrowed: valid until OnReject returns
-}
-
-// A Source reads one topic. It is used by one Pipeline at a time.
+// A Source reads one topic. After a pipeline's Run has returned another one may
+// run with it; two at the same time is an error.
 type Source struct {
 	cfg    Config
 	log    *slog.Logger
@@ -136,28 +162,14 @@ type Source struct {
 	running atomic.Bool // Run is
 
 	mu      sync.Mutex
-	ends    map[int32]int64 // with UntilEnd: where to stop; nil: not known yet
+	share   func(context.Context) (tumble.Identity, error) // of the pipeline's sink; nil: not known
+	ends    map[int32]int64                                // with UntilEnd: where to stop; nil: not known yet
 	reports map[int32]*report
 	bounds  map[int32]bounds
 	warned  bool // of a compacted topic
 
 	pool    *pool // of what is read ahead
 	rejects rejectLog
-}
-
-// A report remembers what was told of a partition's records. Offsets of one log
-// are read in order, so one number is enough.
-type report struct {
-	mu   sync.Mutex
-	log  string
-	upTo int64
-}
-
-// bounds are what a partition could be asked for a moment ago.
-type bounds struct {
-	log         topicID
-	first, last int64
-	asOf        time.Time
 }
 
 const (
@@ -202,37 +214,22 @@ func New(cfg Config) (*Source, error) {
 		bounds:  map[int32]bounds{},
 	}
 	if cfg.Transport == nil {
-		// The brokers are tried one after the other, in any order: one that is
-		// cut off must leave time for the others.
-		one := net.Dialer{Timeout: max(500*time.Millisecond, dialTimeout/time.Duration(len(cfg.Brokers)))}
-		s.own = &kafkago.Transport{
-			ClientID:       cfg.ClientID,
-			Dial:           one.DialContext,
-			DialTimeout:    dialTimeout,
-			MetadataTTL:    2 * time.Second,
-			MetadataTopics: []string{cfg.Topic},
-		}
+		s.own = newTransport(cfg.Brokers, cfg.ClientID, cfg.Topic)
 		cfg.Transport = s.own
 	}
 	s.rejects.log = s.log
-	s.client = &client{transport: cfg.Transport, addr: s.addr, clientID: cfg.ClientID, topic: cfg.Topic, timeout: 4 * time.Second}
+	s.client = &client{transport: cfg.Transport, addr: s.addr, clientID: cfg.ClientID, topic: cfg.Topic, timeout: 4 * time.Second, known: &knownAbilities{}}
 	return s, nil
 }
 
 func (c *Config) validate() error {
-	if len(c.Brokers) == 0 {
-		return errors.New("Config.Brokers is empty, must name at least one \"host:port\"")
+	if err := checkBrokers("Config", c.Brokers); err != nil {
+		return err
 	}
-	for _, b := range c.Brokers {
-		if _, port, err := net.SplitHostPort(b); err != nil || port == "" {
-			return fmt.Errorf("Config.Brokers holds %q, must be \"host:port\"", b)
-		}
+	if err := checkTopic("Config", c.Topic); err != nil {
+		return err
 	}
 	switch {
-	case c.Topic == "":
-		return errors.New("Config.Topic is empty")
-	case len(c.Topic) > 249 || strings.ContainsFunc(c.Topic, badInTopic) || c.Topic == "." || c.Topic == "..":
-		return fmt.Errorf("Config.Topic is %q, must be at most 249 of a-z A-Z 0-9 . _ -", c.Topic)
 	case c.Decode == nil:
 		return errors.New("Config.Decode is nil")
 	case c.Group != "" && len(c.Partitions) != 0:
@@ -264,6 +261,28 @@ func (c *Config) validate() error {
 			return fmt.Errorf("Config.Partitions holds %d, must be different numbers from 0 on", p)
 		}
 		seen[p] = true
+	}
+	return nil
+}
+
+func checkBrokers(config string, brokers []string) error {
+	if len(brokers) == 0 {
+		return fmt.Errorf("%s.Brokers is empty, must name at least one \"host:port\"", config)
+	}
+	for _, b := range brokers {
+		if _, port, err := net.SplitHostPort(b); err != nil || port == "" {
+			return fmt.Errorf("%s.Brokers holds %q, must be \"host:port\"", config, b)
+		}
+	}
+	return nil
+}
+
+func checkTopic(config, topic string) error {
+	switch {
+	case topic == "":
+		return fmt.Errorf("%s.Topic is empty", config)
+	case len(topic) > 249 || strings.ContainsFunc(topic, badInTopic) || topic == "." || topic == "..":
+		return fmt.Errorf("%s.Topic is %q, must be at most 249 of a-z A-Z 0-9 . _ -", config, topic)
 	}
 	return nil
 }
@@ -353,7 +372,10 @@ func (s *Source) partitions(ctx context.Context, stored map[string]tumble.Checkp
 			return nil, err
 		}
 		s.mu.Lock()
-		s.ends = ends
+		s.ends = map[int32]int64{}
+		for p, at := range ends {
+			s.ends[p] = at.Offset
+		}
 		s.mu.Unlock()
 	}
 	if warn {
@@ -365,8 +387,8 @@ func (s *Source) partitions(ctx context.Context, stored map[string]tumble.Checkp
 		}
 	}
 	all := make(map[string]tumble.Checkpoint, len(from))
-	for p, offset := range from {
-		all[s.id(p)] = tumble.Checkpoint{Log: lay.id.String(), Origin: offset, Offset: offset}
+	for p, at := range from {
+		all[s.id(p)] = tumble.Checkpoint{Log: lay.id.String(), Origin: at.Offset, Offset: at.Offset, Epoch: at.Epoch}
 	}
 	return all, nil
 }
@@ -384,17 +406,27 @@ func (s *Source) owns(id string) bool {
 // errExhausted ends Run without an error.
 var errExhausted = errors.New("every partition was read to its end")
 
+// Share implements [tumble.Sharer].
+func (s *Source) Share(identity func(context.Context) (tumble.Identity, error)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.share = identity
+}
+
 // Run implements [tumble.Source]. Besides consume's errors it returns what
-// closes the group to this process, and the record at which FailOnReject stops.
+// closes the group to this process, such as members that count elsewhere, and the
+// record at which FailOnReject stops.
 func (s *Source) Run(ctx context.Context, consume func(context.Context, tumble.Partition) error) error {
+	if !s.running.CompareAndSwap(false, true) {
+		return fmt.Errorf("kafka: topic %q is being read by another Run of this Source, which is for one pipeline at a time", s.cfg.Topic)
+	}
+	defer s.running.Store(false)
 	if s.own != nil {
 		defer s.own.CloseIdleConnections()
 	}
 	if err := s.learnEnds(ctx); err != nil {
 		return s.stopped(ctx, err)
 	}
-	s.running.Store(true)
-	defer s.running.Store(false)
 	run, stop := context.WithCancelCause(ctx)
 	f := newFetcher(s, stop)
 	var background sync.WaitGroup
@@ -438,7 +470,12 @@ func (s *Source) learnEnds(ctx context.Context) error {
 }
 
 func (s *Source) runGroup(ctx context.Context, f *fetcher, consume func(context.Context, tumble.Partition) error) error {
+	s.mu.Lock()
+	identity := s.share
+	s.share = nil // the next run's pipeline may have a sink without
+	s.mu.Unlock()
 	g := newGroup(groupConfig{
+		identity:   identity,
 		transport:  s.client.transport,
 		addr:       s.addr,
 		id:         s.cfg.Group,
@@ -484,6 +521,7 @@ func (s *Source) serve(ctx context.Context, f *fetcher, list []int32, more <-cha
 			started[n] = true
 			live++
 			p := f.add(n)
+			p.served = served
 			wg.Go(func() {
 				defer func() {
 					select {
@@ -492,6 +530,7 @@ func (s *Source) serve(ctx context.Context, f *fetcher, list []int32, more <-cha
 					}
 				}()
 				defer f.remove(p)
+				defer p.endTelling()
 				if err := consume(served, p); err != nil {
 					once.Do(func() { first = err; cancel() })
 				}
@@ -567,26 +606,7 @@ func (s *Source) commit(ctx context.Context, f *fetcher, g *group, a assignment)
 	}
 }
 
-// rejectLog reports rejected records where there is no hook for them.
-type rejectLog struct {
-	log *slog.Logger
-
-	mu      sync.Mutex
-	last    time.Time
-	silence int64 // rejected since
-}
-
-const rejectInterval = 10 * time.Second
-
-func (l *rejectLog) report(r Rejected) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if now := time.Now(); now.Sub(l.last) >= rejectInterval {
-		l.log.Warn("record rejected", "partition", r.Partition, "offset", r.Offset, "cause", r.Cause, "unreported", l.silence)
-		l.last, l.silence = now, 0
-		return
-	}
-	l.silence++
-}
-
-var _ tumble.Source = (*Source)(nil)
+var (
+	_ tumble.Source = (*Source)(nil)
+	_ tumble.Sharer = (*Source)(nil)
+)

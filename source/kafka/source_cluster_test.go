@@ -209,6 +209,9 @@ func (c cluster) config(topic string, partitions ...int32) Config {
 	return Config{Brokers: c.brokers, Topic: topic, Partitions: partitions, Decode: plainDecode, Logger: slog.New(slog.DiscardHandler)}
 }
 
+// unplaced is the position of an offset of which the epoch is not known.
+func unplaced(offset int64) tumble.Position { return tumble.Position{Offset: offset, Epoch: -1} }
+
 // A seen event does not borrow.
 type seen struct {
 	id     string
@@ -297,13 +300,13 @@ func (tl *tail) consume(ctx context.Context, p tumble.Partition, at tumble.Check
 			tl.next[p.ID()] = at.Offset
 			tl.mu.Unlock()
 		}
-		c, err := p.Fetch(ctx, at.Offset)
+		c, err := p.Fetch(ctx, tumble.Position{Offset: at.Offset, Epoch: at.Epoch})
 		switch {
 		case ctx.Err() != nil:
 			return nil
 		case err == io.EOF:
 			return nil
-		case errors.Is(err, tumble.ErrOffsetOutOfRange):
+		case errors.Is(err, tumble.ErrOffsetOutOfRange), errors.Is(err, tumble.ErrTruncated):
 			resume = true
 			continue
 		case err != nil:
@@ -323,7 +326,9 @@ func (tl *tail) consume(ctx context.Context, p tumble.Partition, at tumble.Check
 		}
 		tl.rejected += c.Rejected
 		tl.skipped += c.Skipped
-		at.Offset = c.Next
+		if c.Next > at.Offset {
+			at.Offset, at.Epoch = c.Next, c.Epoch
+		}
 		tl.next[p.ID()] = c.Next
 		tl.caught[p.ID()] = c.End >= 0 && c.Next >= c.End
 		tl.mu.Unlock()

@@ -192,7 +192,7 @@ func sourceAnyOffset(t *testing.T, c cluster) {
 			from := rand.Int64N(total)
 			var got []string
 			for next := from; next < from+50 && next < total; {
-				c, err := p.Fetch(ctx, next)
+				c, err := p.Fetch(ctx, unplaced(next))
 				if err != nil {
 					return err
 				}
@@ -253,7 +253,7 @@ func sourceQuiet(t *testing.T, c cluster) {
 		fresh := 0
 		for begin := time.Now(); time.Since(begin) < 2*time.Second; {
 			asked := time.Now()
-			c, err := p.Fetch(ctx, 0)
+			c, err := p.Fetch(ctx, unplaced(0))
 			took = append(took, time.Since(asked))
 			switch {
 			case err != nil:
@@ -417,7 +417,7 @@ func sourceRecreatedIdle(t *testing.T, c cluster) {
 	require.NoError(t, s.Run(ctx, func(ctx context.Context, p tumble.Partition) error {
 		defer cancel()
 		for from := int64(0); from < 5; {
-			chunk, err := p.Fetch(ctx, from)
+			chunk, err := p.Fetch(ctx, unplaced(from))
 			require.NoError(t, err)
 			from = chunk.Next
 		}
@@ -434,7 +434,7 @@ func sourceRecreatedIdle(t *testing.T, c cluster) {
 		produce(t, c.client(t), topic, 0, numbered("new", 20)...)
 		require.Eventually(t, func() bool { return known() != old }, 20*time.Second, 10*time.Millisecond)
 		time.Sleep(300 * time.Millisecond)
-		chunk, err := p.Fetch(ctx, 5)
+		chunk, err := p.Fetch(ctx, unplaced(5))
 		require.ErrorIs(t, err, tumble.ErrOffsetOutOfRange, "%v", chunk)
 		require.ErrorContains(t, err, "was recreated")
 		return nil
@@ -467,10 +467,10 @@ func sourceGap(t *testing.T, c cluster) {
 	defer cancel()
 	require.NoError(t, s.Run(ctx, func(ctx context.Context, p tumble.Partition) error {
 		defer cancel()
-		_, err := p.Fetch(ctx, 3)
+		_, err := p.Fetch(ctx, unplaced(3))
 		require.ErrorIs(t, err, tumble.ErrOffsetOutOfRange)
 		require.ErrorContains(t, err, "kafka: fetch "+topic+"/0@3: ")
-		chunk, err := p.Fetch(ctx, 8)
+		chunk, err := p.Fetch(ctx, unplaced(8))
 		require.NoError(t, err)
 		require.Equal(t, "8", chunk.Events[0].Key)
 		return nil
@@ -500,36 +500,42 @@ func sourceGrewSince(t *testing.T, c cluster) {
 	}))
 }
 
+// A log that ends before what was counted, whether its epoch is known or not.
 func sourceTruncated(t *testing.T, c cluster) {
 	topic := c.create(t, 1)
 	produce(t, c.client(t), topic, 0, numbered("", 5)...)
 	cfg := c.config(topic, 0)
 	cfg.UntilEnd = true
 	stored := whole0(t, cfg)
-	stored.Offset, stored.Watermark = 100, time.Unix(5, 0)
-	err := follow(t, cfg, map[string]tumble.Checkpoint{topic + "/0": stored}).result(t)
-	require.ErrorContains(t, err, "was truncated: it ends at offset 5, counts reach to 100")
-	cfg.OnTruncated = GoOn
-	s, err := New(cfg)
-	require.NoError(t, err)
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	require.NoError(t, s.Run(ctx, func(ctx context.Context, p tumble.Partition) error {
+	epoch := stored.Epoch
+	stored.Offset, stored.Origin, stored.Watermark = 100, 50, time.Unix(5, 0)
+	for _, stored.Epoch = range []int32{epoch, -1} {
+		cfg.OnTruncated = Fail
+		err := follow(t, cfg, map[string]tumble.Checkpoint{topic + "/0": stored}).result(t)
+		require.ErrorContains(t, err, topic+"/0@100: the log was truncated")
+		require.ErrorContains(t, err, "it ends at offset 5, counts reach to 100 (Config.OnTruncated)")
+		cfg.OnTruncated = GoOn
+		s, err := New(cfg)
+		require.NoError(t, err)
+		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
-		c, err := p.Resume(ctx, stored)
-		require.NoError(t, err)
-		require.NotEqual(t, stored.Log, c.Log)
-		require.Equal(t, tumble.Checkpoint{Log: c.Log, Watermark: stored.Watermark}, c)
-		same, err := p.Resume(ctx, c) // and that is a log like any other
-		require.NoError(t, err)
-		require.True(t, c.Same(same))
-		chunk, err := p.Fetch(ctx, 0)
-		require.NoError(t, err)
-		require.Len(t, chunk.Events, 5)
-		_, err = p.Fetch(ctx, 5)
-		require.Equal(t, io.EOF, err)
-		return nil
-	}))
+		require.NoError(t, s.Run(ctx, func(ctx context.Context, p tumble.Partition) error {
+			defer cancel()
+			to, err := p.Resume(ctx, stored)
+			require.NoError(t, err)
+			require.Equal(t, tumble.Checkpoint{Log: stored.Log, Origin: 5, Offset: 5, Epoch: epoch, Watermark: stored.Watermark}, to)
+			same, err := p.Resume(ctx, to) // and that is a position like any other
+			require.NoError(t, err)
+			require.True(t, to.Same(same), "%v", same)
+			_, err = p.Fetch(ctx, tumble.Position{Offset: to.Offset, Epoch: to.Epoch})
+			require.Equal(t, io.EOF, err)
+			chunk, err := p.Fetch(ctx, tumble.Position{Offset: 1, Epoch: epoch})
+			require.NoError(t, err)
+			require.Len(t, chunk.Events, 4)
+			require.Equal(t, epoch, chunk.Epoch)
+			return nil
+		}))
+	}
 }
 
 func sourceLatest(t *testing.T, c cluster) {
@@ -666,9 +672,10 @@ func sourceRejects(t *testing.T, c cluster) {
 		}
 		return plainDecode(dst, m)
 	}
-	cfg.OnReject = func(r Rejected) {
+	cfg.OnReject = func(_ context.Context, r Rejected) error {
 		require.Equal(t, r.Offset, r.Message.Offset)
 		causes = append(causes, fmt.Sprintf("%s/%d@%d %s: %v", r.Topic, r.Partition, r.Offset, r.Message.Value, r.Cause))
+		return nil
 	}
 	s, err := New(cfg)
 	require.NoError(t, err)
@@ -684,7 +691,7 @@ func sourceRejects(t *testing.T, c cluster) {
 			for range 2 { // from the start again
 				var keys []string
 				for next := int64(0); next < 13; {
-					c, err := p.Fetch(ctx, next)
+					c, err := p.Fetch(ctx, unplaced(next))
 					if err != nil {
 						return err
 					}

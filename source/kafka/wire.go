@@ -197,13 +197,18 @@ func (r *reader) skip(n int) {
 	}
 }
 
-func (r *reader) tags() {
+// tags skips tagged fields.
+func (r *reader) tags() { r.tagged(-1) }
+
+// tagged skips tagged fields and reports whether one has this tag.
+func (r *reader) tagged(tag int64) (found bool) {
 	for n := r.uvarint(); n > 0 && r.err == nil; n-- {
-		r.uvarint()
+		found = r.uvarint() == uint64(tag) || found
 		size := r.uvarint()
 		if size > uint64(r.left) && r.err == nil {
 			r.err = errShort
 		}
 		r.skip(int(size))
 	}
+	return found && r.err == nil
 }

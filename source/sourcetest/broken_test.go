@@ -25,6 +25,17 @@ func TestFaultless(t *testing.T) {
 	}
 }
 
+// TestFinal guards the hook End: a partition may end for good.
+func TestFinal(t *testing.T) {
+	for _, r := range sourcetest.Rules() {
+		if r.Name == "Fetch/the end" || r.Name == "Run/all partitions exhausted" {
+			synctest.Test(t, func(t *testing.T) {
+				require.NoError(t, r.Check(t.Context(), (&fault{end: tumble.ErrFinal}).config()))
+			})
+		}
+	}
+}
+
 // TestSuite runs the rules as a user does, in real time.
 func TestSuite(t *testing.T) {
 	t.Parallel()
@@ -60,8 +71,8 @@ func TestFaults(t *testing.T) {
 }
 
 // changed is a Fetch whose Chunk is changed.
-func changed(change func(p *part, from int64, c *tumble.Chunk)) func(p *part, ctx context.Context, from int64) (tumble.Chunk, error) {
-	return func(p *part, ctx context.Context, from int64) (tumble.Chunk, error) {
+func changed(change func(p *part, from tumble.Position, c *tumble.Chunk)) func(p *part, ctx context.Context, from tumble.Position) (tumble.Chunk, error) {
+	return func(p *part, ctx context.Context, from tumble.Position) (tumble.Chunk, error) {
 		c, err := p.fetch(ctx, from, 500*time.Millisecond)
 		if err == nil {
 			change(p, from, &c)
@@ -184,6 +195,22 @@ var faults = []*fault{
 			_ = l.run(ctx, consume)
 			return nil
 		}},
+	{name: "what is lost is not said", rules: []string{"Run/says what is lost"},
+		run: func(l *log, ctx context.Context, consume func(context.Context, tumble.Partition) error) error {
+			err := l.run(ctx, consume)
+			if _, ok := err.(lostError); ok {
+				return nil
+			}
+			return err
+		}},
+	{name: "too little is said to be lost", rules: []string{"Run/says what is lost"},
+		run: func(l *log, ctx context.Context, consume func(context.Context, tumble.Partition) error) error {
+			err := l.run(ctx, consume)
+			if _, ok := err.(lostError); ok {
+				return lostError(1)
+			}
+			return err
+		}},
 	{name: "exhausted, but waits to be stopped", rules: []string{"Run/all partitions exhausted"},
 		run: func(l *log, ctx context.Context, consume func(context.Context, tumble.Partition) error) error {
 			err := l.run(ctx, consume)
@@ -203,66 +230,127 @@ var faults = []*fault{
 		}},
 	{name: "Resume of what is gone is there", rules: []string{"Resume/gone"},
 		resume: func(p *part, stored tumble.Checkpoint) (tumble.Checkpoint, error) { return stored, nil }},
-	{name: "Fetch jumps over what is gone", rules: []string{"Resume/gone"},
-		fetch: func(p *part, ctx context.Context, from int64) (tumble.Chunk, error) {
+	{name: "Resume of what was truncated is there", rules: []string{"Resume/truncated"},
+		resume: func(p *part, stored tumble.Checkpoint) (tumble.Checkpoint, error) { return stored, nil }},
+	{name: "Resume of what was truncated is at the end", rules: []string{"Resume/truncated"},
+		resume: func(p *part, stored tumble.Checkpoint) (tumble.Checkpoint, error) {
 			p.l.mu.Lock()
-			from = max(from, p.first)
+			defer p.l.mu.Unlock()
+			if at := (tumble.Position{Offset: stored.Offset, Epoch: stored.Epoch}); p.parted(at) != at {
+				stored.Offset, stored.Epoch = int64(len(p.records)), p.epoch
+			}
+			return stored, nil
+		}},
+	{name: "Resume of what was truncated forgets the watermark", rules: []string{"Resume/truncated"},
+		resume: func(p *part, stored tumble.Checkpoint) (tumble.Checkpoint, error) {
+			p.l.mu.Lock()
+			defer p.l.mu.Unlock()
+			if at := p.parted(tumble.Position{Offset: stored.Offset, Epoch: stored.Epoch}); at.Offset < stored.Offset {
+				stored.Offset, stored.Epoch, stored.Watermark = at.Offset, at.Epoch, time.Time{}
+			}
+			return stored, nil
+		}},
+	{name: "Resume goes back further than the cut", rules: []string{"Resume/truncated"},
+		resume: func(p *part, stored tumble.Checkpoint) (tumble.Checkpoint, error) {
+			if p.epoch > 0 {
+				stored.Offset, stored.Epoch = min(stored.Offset, 3), 0
+			}
+			return stored, nil
+		}},
+	{name: "Fetch does not look at epochs", rules: []string{"Resume/truncated", "Fetch/truncated while it is read"},
+		fetch: func(p *part, ctx context.Context, from tumble.Position) (tumble.Chunk, error) {
+			from.Epoch = 1 << 20
+			return p.fetch(ctx, from, 500*time.Millisecond)
+		}},
+	{name: "what was removed is out of range", rules: []string{"Resume/truncated", "Fetch/truncated while it is read"},
+		fetch: func(p *part, ctx context.Context, from tumble.Position) (tumble.Chunk, error) {
+			c, err := p.fetch(ctx, from, 500*time.Millisecond)
+			if errors.Is(err, tumble.ErrTruncated) {
+				err = tumble.ErrOffsetOutOfRange
+			}
+			return c, err
+		}},
+	{name: "a Chunk goes over an election", rules: []string{"Chunk/one Epoch"},
+		fetch: func(p *part, ctx context.Context, from tumble.Position) (tumble.Chunk, error) {
+			c, err := p.fetch(ctx, from, 500*time.Millisecond)
+			if more, e := p.fetch(ctx, tumble.Position{Offset: c.Next, Epoch: c.Epoch}, 0); err == nil && e == nil {
+				more.Events = slices.Concat(c.Events, more.Events)
+				return more, nil
+			}
+			return c, err
+		}},
+	{name: "the epoch is the leader's", rules: []string{"Chunk/one Epoch"},
+		fetch: changed(func(p *part, from tumble.Position, c *tumble.Chunk) {
+			if c.Next > from.Offset {
+				c.Epoch = p.epoch
+			}
+		})},
+	{name: "epochs fall", rules: []string{"Chunk/Epoch never falls"},
+		fetch: changed(func(p *part, from tumble.Position, c *tumble.Chunk) {
+			if p.calls--; c.Next > from.Offset {
+				c.Epoch = int32(p.calls)
+			}
+		})},
+	{name: "Fetch jumps over what is gone", rules: []string{"Resume/gone"},
+		fetch: func(p *part, ctx context.Context, from tumble.Position) (tumble.Chunk, error) {
+			p.l.mu.Lock()
+			from.Offset = max(from.Offset, p.first)
 			p.l.mu.Unlock()
 			return p.fetch(ctx, from, 500*time.Millisecond)
 		}},
 
 	{name: "an event is lost", rules: []string{"Fetch/every event"},
-		fetch: changed(func(p *part, from int64, c *tumble.Chunk) {
+		fetch: changed(func(p *part, from tumble.Position, c *tumble.Chunk) {
 			c.Events = slices.DeleteFunc(c.Events, func(e tumble.Event) bool { return e.Offset == 1234 })
 		})},
 	{name: "an event comes twice", rules: []string{"Fetch/every event", "Chunk/ascending"},
-		fetch: changed(func(p *part, from int64, c *tumble.Chunk) {
+		fetch: changed(func(p *part, from tumble.Position, c *tumble.Chunk) {
 			if len(c.Events) > 1 {
 				c.Events = append(c.Events, c.Events[len(c.Events)-1])
 			}
 		})},
 	{name: "event times in seconds", rules: []string{"Fetch/every event"},
-		fetch: changed(func(p *part, from int64, c *tumble.Chunk) {
+		fetch: changed(func(p *part, from tumble.Position, c *tumble.Chunk) {
 			for i := range c.Events {
 				c.Events[i].Time = c.Events[i].Time.Truncate(time.Second)
 			}
 		})},
 	{name: "nothing more is seen", rules: []string{"Fetch/waits for more"},
-		fetch: func(p *part, ctx context.Context, from int64) (tumble.Chunk, error) {
+		fetch: func(p *part, ctx context.Context, from tumble.Position) (tumble.Chunk, error) {
 			if p.calls++; p.calls > 1 {
 				return waiting(ctx, from)
 			}
 			return p.fetch(ctx, from, 500*time.Millisecond)
 		}},
 	{name: "more is seen late", rules: []string{"Fetch/soon after it came"},
-		fetch: func(p *part, ctx context.Context, from int64) (tumble.Chunk, error) {
+		fetch: func(p *part, ctx context.Context, from tumble.Position) (tumble.Chunk, error) {
 			if p.calls++; p.calls%5 > 0 {
 				return waiting(ctx, from)
 			}
 			return p.fetch(ctx, from, 500*time.Millisecond)
 		}},
 	{name: "waits as long as nothing is there", rules: []string{"Fetch/an empty Chunk every 500 ms"},
-		fetch: func(p *part, ctx context.Context, from int64) (tumble.Chunk, error) {
+		fetch: func(p *part, ctx context.Context, from tumble.Position) (tumble.Chunk, error) {
 			return p.fetch(ctx, from, 5*time.Second)
 		}},
 	{name: "an empty Chunk has no new AsOf", rules: []string{"Fetch/an empty Chunk every 500 ms"},
-		fetch: changed(func(p *part, _ int64, c *tumble.Chunk) { c.AsOf = c.AsOf.Truncate(time.Hour) })},
+		fetch: changed(func(p *part, _ tumble.Position, c *tumble.Chunk) { c.AsOf = c.AsOf.Truncate(time.Hour) })},
 	{name: "an empty Chunk goes on", rules: []string{"Fetch/an empty Chunk every 500 ms"},
-		fetch: changed(func(p *part, from int64, c *tumble.Chunk) {
+		fetch: changed(func(p *part, from tumble.Position, c *tumble.Chunk) {
 			if p.calls++; len(c.Events) == 0 && p.calls > 2 {
 				c.Next++
 			}
 		})},
 	{name: "spins", rules: []string{"Fetch/waits without spinning"},
-		fetch: func(p *part, ctx context.Context, from int64) (tumble.Chunk, error) {
+		fetch: func(p *part, ctx context.Context, from tumble.Position) (tumble.Chunk, error) {
 			return p.fetch(ctx, from, time.Millisecond)
 		}},
 	{name: "does not look at ctx", rules: []string{"Fetch/ctx ends"},
-		fetch: func(p *part, ctx context.Context, from int64) (tumble.Chunk, error) {
+		fetch: func(p *part, ctx context.Context, from tumble.Position) (tumble.Chunk, error) {
 			return p.fetch(context.WithoutCancel(ctx), from, 500*time.Millisecond)
 		}},
 	{name: "the end of ctx is the end", rules: []string{"Fetch/ctx ends"},
-		fetch: func(p *part, ctx context.Context, from int64) (tumble.Chunk, error) {
+		fetch: func(p *part, ctx context.Context, from tumble.Position) (tumble.Chunk, error) {
 			c, err := p.fetch(ctx, from, 500*time.Millisecond)
 			if ctx.Err() != nil {
 				err = io.EOF
@@ -270,12 +358,12 @@ var faults = []*fault{
 			return c, err
 		}},
 	{name: "goes on where it was", rules: []string{"Fetch/the same again"},
-		fetch: func(p *part, ctx context.Context, from int64) (tumble.Chunk, error) {
-			p.told = max(p.told, from)
-			return p.fetch(ctx, p.told, 500*time.Millisecond)
+		fetch: func(p *part, ctx context.Context, from tumble.Position) (tumble.Chunk, error) {
+			p.told = max(p.told, from.Offset)
+			return p.fetch(ctx, tumble.Position{Offset: p.told}, 500*time.Millisecond)
 		}},
 	{name: "the end is silent", rules: []string{"Fetch/the end"},
-		fetch: func(p *part, ctx context.Context, from int64) (tumble.Chunk, error) {
+		fetch: func(p *part, ctx context.Context, from tumble.Position) (tumble.Chunk, error) {
 			c, err := p.fetch(ctx, from, 500*time.Millisecond)
 			if errors.Is(err, tumble.ErrEnded) {
 				return waiting(ctx, from)
@@ -283,7 +371,7 @@ var faults = []*fault{
 			return c, err
 		}},
 	{name: "the end comes once", rules: []string{"Fetch/the end"},
-		fetch: func(p *part, ctx context.Context, from int64) (tumble.Chunk, error) {
+		fetch: func(p *part, ctx context.Context, from tumble.Position) (tumble.Chunk, error) {
 			c, err := p.fetch(ctx, from, 500*time.Millisecond)
 			if errors.Is(err, tumble.ErrEnded) {
 				if p.calls++; p.calls > 1 {
@@ -293,7 +381,7 @@ var faults = []*fault{
 			return c, err
 		}},
 	{name: "quiet is the end", rules: []string{"Fetch/no end before the end"},
-		fetch: func(p *part, ctx context.Context, from int64) (tumble.Chunk, error) {
+		fetch: func(p *part, ctx context.Context, from tumble.Position) (tumble.Chunk, error) {
 			c, err := p.fetch(ctx, from, 500*time.Millisecond)
 			if err == nil && len(c.Events) == 0 {
 				err = io.EOF
@@ -301,7 +389,7 @@ var faults = []*fault{
 			return c, err
 		}},
 	{name: "partitions are mixed up", rules: []string{"Fetch/partitions beside each other"},
-		fetch: func(p *part, ctx context.Context, from int64) (tumble.Chunk, error) {
+		fetch: func(p *part, ctx context.Context, from tumble.Position) (tumble.Chunk, error) {
 			if p.id == "clicks/2" {
 				p = p.l.parts["clicks/1"]
 			}
@@ -317,22 +405,22 @@ var faults = []*fault{
 		committed: func(p *part, offset int64) { time.Sleep(2 * time.Second) }},
 
 	{name: "descending", rules: []string{"Chunk/ascending"},
-		fetch: changed(func(_ *part, _ int64, c *tumble.Chunk) { slices.Reverse(c.Events) })},
+		fetch: changed(func(_ *part, _ tumble.Position, c *tumble.Chunk) { slices.Reverse(c.Events) })},
 	{name: "from the beginning of the batch", rules: []string{"Chunk/nothing before from"},
-		fetch: func(p *part, ctx context.Context, from int64) (tumble.Chunk, error) {
-			c, err := p.fetch(ctx, from-from%10, 500*time.Millisecond)
-			c.Next = max(c.Next, from)
+		fetch: func(p *part, ctx context.Context, from tumble.Position) (tumble.Chunk, error) {
+			c, err := p.fetch(ctx, tumble.Position{Offset: from.Offset - from.Offset%10}, 500*time.Millisecond)
+			c.Next = max(c.Next, from.Offset)
 			return c, err
 		}},
 	{name: "Next is the last", rules: []string{"Chunk/Next"},
-		fetch: changed(func(_ *part, from int64, c *tumble.Chunk) {
+		fetch: changed(func(_ *part, from tumble.Position, c *tumble.Chunk) {
 			if len(c.Events) > 1 {
 				c.Next--
 				c.Events = append(c.Events, c.Events[len(c.Events)-1])
 			}
 		})},
 	{name: "a record is cut", rules: []string{"Chunk/one record in one"},
-		fetch: changed(func(p *part, from int64, c *tumble.Chunk) {
+		fetch: changed(func(p *part, from tumble.Position, c *tumble.Chunk) {
 			if len(c.Events) > 1000 {
 				if p.calls++; p.calls == 1 {
 					c.Events, c.Next = c.Events[:1000], 1
@@ -342,43 +430,43 @@ var faults = []*fault{
 			}
 		})},
 	{name: "each event of a record has its own offset", rules: []string{"Chunk/one record in one"},
-		fetch: changed(func(_ *part, from int64, c *tumble.Chunk) {
+		fetch: changed(func(_ *part, from tumble.Position, c *tumble.Chunk) {
 			for i := range c.Events {
-				c.Events[i].Offset = from + int64(i)
+				c.Events[i].Offset = from.Offset + int64(i)
 			}
-			c.Next = max(c.Next, from+int64(len(c.Events)))
+			c.Next = max(c.Next, from.Offset+int64(len(c.Events)))
 		})},
 	{name: "a Chunk is reused too early", rules: []string{"Chunk/valid until the next Fetch"}, reuses: true},
 	{name: "the end of the log is old", rules: []string{"Chunk/End"},
-		fetch: changed(func(p *part, from int64, c *tumble.Chunk) { c.End = from })},
+		fetch: changed(func(p *part, from tumble.Position, c *tumble.Chunk) { c.End = from.Offset })},
 	{name: "the end of the log is never reached", rules: []string{"Chunk/End"},
-		fetch: changed(func(p *part, _ int64, c *tumble.Chunk) { c.End++ })},
+		fetch: changed(func(p *part, _ tumble.Position, c *tumble.Chunk) { c.End++ })},
 	{name: "AsOf is in the future", rules: []string{"Chunk/AsOf"},
-		fetch: changed(func(p *part, _ int64, c *tumble.Chunk) { c.AsOf = c.AsOf.Add(time.Minute) })},
+		fetch: changed(func(p *part, _ tumble.Position, c *tumble.Chunk) { c.AsOf = c.AsOf.Add(time.Minute) })},
 	{name: "AsOf is zero", rules: []string{"Chunk/AsOf"},
-		fetch: changed(func(p *part, _ int64, c *tumble.Chunk) { c.AsOf = time.Time{} })},
+		fetch: changed(func(p *part, _ tumble.Position, c *tumble.Chunk) { c.AsOf = time.Time{} })},
 	{name: "AsOf goes back", rules: []string{"Chunk/AsOf"},
-		fetch: changed(func(p *part, _ int64, c *tumble.Chunk) {
+		fetch: changed(func(p *part, _ tumble.Position, c *tumble.Chunk) {
 			p.calls++
 			c.AsOf = c.AsOf.Add(-time.Duration(p.calls) * time.Second)
 		})},
 	{name: "told of each time", rules: []string{"Chunk/rejected once", "Chunk/skipped once"},
-		fetch: func(p *part, ctx context.Context, from int64) (tumble.Chunk, error) {
+		fetch: func(p *part, ctx context.Context, from tumble.Position) (tumble.Chunk, error) {
 			p.told = 0
 			return p.fetch(ctx, from, 500*time.Millisecond)
 		}},
 	{name: "not told of", rules: []string{"Chunk/rejected once", "Chunk/skipped once"},
-		fetch: changed(func(_ *part, _ int64, c *tumble.Chunk) { c.Rejected, c.Skipped = 0, 0 })},
+		fetch: changed(func(_ *part, _ tumble.Position, c *tumble.Chunk) { c.Rejected, c.Skipped = 0, 0 })},
 	{name: "skipped is rejected", rules: []string{"Chunk/skipped once"},
-		fetch: changed(func(_ *part, _ int64, c *tumble.Chunk) { c.Rejected, c.Skipped = c.Rejected+c.Skipped, 0 })},
+		fetch: changed(func(_ *part, _ tumble.Position, c *tumble.Chunk) { c.Rejected, c.Skipped = c.Rejected+c.Skipped, 0 })},
 }
 
 // waiting is a Fetch that finds nothing.
-func waiting(ctx context.Context, from int64) (tumble.Chunk, error) {
+func waiting(ctx context.Context, from tumble.Position) (tumble.Chunk, error) {
 	select {
 	case <-ctx.Done():
 		return tumble.Chunk{}, ctx.Err()
 	case <-time.After(500 * time.Millisecond):
-		return tumble.Chunk{Next: from, End: from, AsOf: time.Now()}, nil
+		return tumble.Chunk{Next: from.Offset, Epoch: from.Epoch, End: from.Offset, AsOf: time.Now()}, nil
 	}
 }

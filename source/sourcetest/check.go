@@ -1,6 +1,7 @@
 package sourcetest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -79,16 +80,27 @@ type record struct {
 	key    string
 	time   time.Time
 	offset int64
+	epoch  int32           // of its Chunk
+	at     tumble.Position // at which reading may begin with it
 }
 
 func (r record) same(s record) bool {
-	return r.key == s.key && r.time.Equal(s.time) && r.offset == s.offset
+	return r.key == s.key && r.time.Equal(s.time) && r.offset == s.offset && r.epoch == s.epoch
 }
 
-func remember(events []tumble.Event) []record {
-	records := make([]record, len(events))
-	for i, e := range events {
-		records[i] = record{strings.Clone(e.Key), e.Time, e.Offset}
+func (r record) String() string {
+	return fmt.Sprintf("%q at %v, offset %d, epoch %d", r.key, r.time, r.offset, r.epoch)
+}
+
+// remember returns the events that Fetch of a position brought.
+func remember(from tumble.Position, chunk tumble.Chunk) []record {
+	records := make([]record, len(chunk.Events))
+	for i, e := range chunk.Events {
+		at := tumble.Position{Offset: e.Offset, Epoch: chunk.Epoch}
+		if e.Offset == from.Offset {
+			at = from
+		}
+		records[i] = record{strings.Clone(e.Key), e.Time, e.Offset, chunk.Epoch, at}
 	}
 	return records
 }
@@ -184,19 +196,31 @@ func (c *check) reading(f func(ctx context.Context, all map[string]*reader)) {
 	defer mu.Unlock()
 	f(ctx, all)
 	done = true
-	c.ok(wait(), "Run, whose context ended")
+	c.ok(c.stopped(wait()), "Run, whose context ended")
+}
+
+// stopped returns what Run should not have, when its context ended.
+func (c *check) stopped(err error) error {
+	if err != nil && c.Lost != nil && c.Lost(err) > 0 {
+		return nil
+	}
+	return err
 }
 
 // one runs the source and calls f with its first partition, from where counting
 // begins, after Resume.
-func (c *check) one(f func(r *reader, begin int64)) {
+func (c *check) one(f func(r *reader, begin tumble.Position)) {
 	c.reading(func(ctx context.Context, all map[string]*reader) {
 		r := all[c.Log.Partitions[0]]
 		if r == nil {
 			c.failf("consume was not called for %s", c.Log.Partitions[0])
 		}
-		f(r, r.resume(r.begin).Offset)
+		f(r, at(r.resume(r.begin)))
 	})
+}
+
+func at(c tumble.Checkpoint) tumble.Position {
+	return tumble.Position{Offset: c.Offset, Epoch: c.Epoch}
 }
 
 // A reader reads a partition as a pipeline does.
@@ -207,52 +231,70 @@ type reader struct {
 	begin tumble.Checkpoint // as Partitions said
 }
 
+// resume calls Resume, which must not fail.
 func (r *reader) resume(stored tumble.Checkpoint) tumble.Checkpoint {
+	got, err := r.settle(stored)
+	r.ok(err, "Resume(%v) of %s", stored, r.p.ID())
+	return got
+}
+
+// settle calls Resume, again while an error is transient.
+func (r *reader) settle(stored tumble.Checkpoint) (tumble.Checkpoint, error) {
 	for end := time.Now().Add(r.patience); ; time.Sleep(20 * time.Millisecond) {
 		got, err := r.p.Resume(r.ctx, stored)
-		if err == nil {
-			return got
-		}
-		if !errors.Is(err, tumble.ErrUnavailable) || time.Now().After(end) {
-			r.failf("Resume(%v) of %s: %w", stored, r.p.ID(), err)
+		if err == nil || !errors.Is(err, tumble.ErrUnavailable) || time.Now().After(end) {
+			return got, err
 		}
 	}
 }
 
 // fetch calls Fetch, again while an error is transient.
-func (r *reader) fetch(from int64) (tumble.Chunk, error) {
+func (r *reader) fetch(from tumble.Position) (tumble.Chunk, error) {
 	for end := time.Now().Add(r.patience); ; time.Sleep(20 * time.Millisecond) {
 		chunk, err := r.p.Fetch(r.ctx, from)
 		switch {
-		case err == nil, errors.Is(err, io.EOF), errors.Is(err, tumble.ErrEnded), errors.Is(err, tumble.ErrOffsetOutOfRange):
+		case err == nil, errors.Is(err, io.EOF), errors.Is(err, tumble.ErrEnded), errors.Is(err, tumble.ErrOffsetOutOfRange), errors.Is(err, tumble.ErrTruncated):
 			return chunk, err
 		case time.Now().After(end):
-			r.failf("Fetch(%d) of %s: %w", from, r.p.ID(), err)
+			r.failf("Fetch(%v) of %s: %w", from, r.p.ID(), err)
 		}
 	}
 }
 
-// A piece is what one Fetch brought.
-type piece struct {
-	tumble.Chunk          // its Events are no longer valid
-	from         int64    // what was asked for
-	records      []record // what Events were
+// stored is a checkpoint at a position of the log that the reader began with.
+func (r *reader) stored(at tumble.Position) tumble.Checkpoint {
+	return tumble.Checkpoint{Log: r.begin.Log, Origin: r.begin.Origin, Offset: at.Offset, Epoch: at.Epoch}
 }
 
-// read fetches from an offset until n events have come, and returns them and
+// A piece is what one Fetch brought.
+type piece struct {
+	tumble.Chunk                 // its Events are no longer valid
+	from         tumble.Position // what was asked for
+	records      []record        // what Events were
+}
+
+// next returns the position to fetch next.
+func (p piece) next() tumble.Position {
+	if p.Next == p.from.Offset {
+		return p.from
+	}
+	return tumble.Position{Offset: p.Next, Epoch: p.Epoch}
+}
+
+// read fetches from a position until n events have come, and returns them and
 // the pieces they came in.
-func (r *reader) read(from int64, n int) ([]record, []piece) {
+func (r *reader) read(from tumble.Position, n int) ([]record, []piece) {
 	var records []record
 	var pieces []piece
 	for end := time.Now().Add(r.patience); len(records) < n; {
 		chunk, err := r.fetch(from)
-		r.ok(err, "Fetch(%d) of %s after %d of %d events", from, r.p.ID(), len(records), n)
-		p := piece{chunk, from, remember(chunk.Events)}
+		r.ok(err, "Fetch(%v) of %s after %d of %d events", from, r.p.ID(), len(records), n)
+		p := piece{chunk, from, remember(from, chunk)}
 		records, pieces = append(records, p.records...), append(pieces, p)
-		if len(chunk.Events) > 0 && chunk.Next <= from {
-			r.failf("Fetch(%d) brought %d events and Next %d: reading would not go on", from, len(chunk.Events), chunk.Next)
+		if len(chunk.Events) > 0 && chunk.Next <= from.Offset {
+			r.failf("Fetch(%v) brought %d events and Next %d: reading would not go on", from, len(chunk.Events), chunk.Next)
 		}
-		from = chunk.Next
+		from = p.next()
 		if len(records) < n && time.Now().After(end) {
 			r.failf("%d of %d events have come after %v", len(records), n, r.patience)
 		}
@@ -260,30 +302,33 @@ func (r *reader) read(from int64, n int) ([]record, []piece) {
 	return records, pieces
 }
 
-// quiet fetches from an offset until an empty Chunk comes.
-func (r *reader) quiet(from int64) tumble.Chunk {
+// quiet fetches from a position until an empty Chunk comes.
+func (r *reader) quiet(from tumble.Position) piece {
 	for end := time.Now().Add(r.patience); ; {
 		chunk, err := r.fetch(from)
-		r.ok(err, "Fetch(%d) of %s", from, r.p.ID())
-		if len(chunk.Events) == 0 && chunk.Next == from {
-			return chunk
+		r.ok(err, "Fetch(%v) of %s", from, r.p.ID())
+		p := piece{Chunk: chunk, from: from}
+		if len(chunk.Events) == 0 && chunk.Next == from.Offset {
+			return p
 		}
-		from = chunk.Next
+		from = p.next()
 		if time.Now().After(end) {
 			r.failf("no empty Chunk has come after %v", r.patience)
 		}
 	}
 }
 
-// begins returns, of sorted pieces, the offsets at which reading may begin.
-func begins(pieces []piece, records []record) []int64 {
-	var all []int64
+// begins returns the positions at which reading may begin, in order.
+func begins(pieces []piece, records []record) []tumble.Position {
+	var all []tumble.Position
 	for _, p := range pieces {
-		all = append(all, p.from, p.Next)
+		all = append(all, p.from, p.next())
 	}
 	for _, r := range records {
-		all = append(all, r.offset)
+		all = append(all, r.at)
 	}
-	slices.Sort(all)
+	slices.SortFunc(all, func(a, b tumble.Position) int {
+		return cmp.Or(cmp.Compare(a.Offset, b.Offset), cmp.Compare(a.Epoch, b.Epoch))
+	})
 	return slices.Compact(all)
 }

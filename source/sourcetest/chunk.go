@@ -9,23 +9,23 @@ import (
 )
 
 const (
-	docAscending = "by ascending Offset; valid until the next Fetch"
-	docOffset    = "of its record; all events of one record share it and come in one Chunk"
-	docNext      = "the offset to fetch next: beyond every Offset, perhaps beyond records that are no events"
-	docEnd       = "end of the log (Kafka: high watermark); -1: unknown, and never caught up. Caught up: Next >= End"
-	docAsOf      = "when the request that learned End was sent"
+	docAscending = "Events are ordered by ascending Offset and valid until the next Fetch."
+	docOffset    = "of its record. All events of one record share it and come in one Chunk"
+	docNext      = "Next is the offset to fetch next. It is beyond every Offset, perhaps also beyond records that gave no event."
+	docEnd       = "End is the end of the log (Kafka: the high watermark), or -1 if it is not known. The partition is caught up if Next >= End, and never while End is -1."
+	docAsOf      = "AsOf is when the request was sent that learned End."
 	docOnce      = "Records that gave no event. Each is reported once, however often it is read."
 )
 
 var chunkRules = []Rule{
-	rule("Chunk/ascending", "A Chunk is what one Fetch brought. "+docAscending, func(c *check) {
+	rule("Chunk/ascending", "A Chunk is the answer to one Fetch. "+docAscending, func(c *check) {
 		c.append(c.Log.Partitions[0], events(0, 500)...)
-		c.one(func(r *reader, begin int64) {
+		c.one(func(r *reader, begin tumble.Position) {
 			all, pieces := r.read(begin, 500)
 			for _, p := range pieces {
 				for _, got := range p.records {
-					if got.offset < p.from {
-						c.failf("Fetch(%d) brought offset %d", p.from, got.offset)
+					if got.offset < p.from.Offset {
+						c.failf("Fetch(%v) brought offset %d", p.from, got.offset)
 					}
 				}
 			}
@@ -40,12 +40,12 @@ var chunkRules = []Rule{
 
 	rule("Chunk/nothing before from", docFetch, func(c *check) {
 		c.append(c.Log.Partitions[0], events(0, 50)...)
-		c.one(func(r *reader, begin int64) {
+		c.one(func(r *reader, begin tumble.Position) {
 			all, _ := r.read(begin, 50)
 			for _, i := range []int{1, 7, 33, 49} {
-				got, _ := r.read(all[i].offset, 1)
+				got, _ := r.read(all[i].at, 1)
 				if !got[0].same(all[i]) {
-					c.failf("Fetch(%d) begins with %v, want %v", all[i].offset, got[0], all[i])
+					c.failf("Fetch(%v) begins with %v, want %v", all[i].at, got[0], all[i])
 				}
 			}
 		})
@@ -53,15 +53,15 @@ var chunkRules = []Rule{
 
 	rule("Chunk/Next", docNext, func(c *check) {
 		c.append(c.Log.Partitions[0], events(0, 500)...)
-		c.one(func(r *reader, begin int64) {
+		c.one(func(r *reader, begin tumble.Position) {
 			_, pieces := r.read(begin, 500)
 			for _, p := range pieces {
-				if p.Next < p.from {
-					c.failf("Fetch(%d) has Next %d", p.from, p.Next)
+				if p.Next < p.from.Offset {
+					c.failf("Fetch(%v) has Next %d", p.from, p.Next)
 				}
 				for _, got := range p.records {
 					if got.offset >= p.Next {
-						c.failf("Fetch(%d) has offset %d and Next %d", p.from, got.offset, p.Next)
+						c.failf("Fetch(%v) has offset %d and Next %d", p.from, got.offset, p.Next)
 					}
 				}
 			}
@@ -74,7 +74,7 @@ var chunkRules = []Rule{
 		c.append(id, one...)
 		c.ok(c.AppendRecord(c.ctx, id, many...), "Log.AppendRecord of %d events", len(many))
 		c.ok(c.AppendRecord(c.ctx, id, two...), "Log.AppendRecord of %d events", len(two))
-		c.one(func(r *reader, begin int64) {
+		c.one(func(r *reader, begin tumble.Position) {
 			all, pieces := r.read(begin, 5003)
 			c.arrived(all, slices.Concat(one, many, two))
 			for i, got := range all {
@@ -108,23 +108,25 @@ var chunkRules = []Rule{
 	rule("Chunk/valid until the next Fetch", docAscending, func(c *check) {
 		ids := c.Log.Partitions
 		c.append(ids[0], events(0, 100)...)
-		c.one(func(r *reader, begin int64) {
-			var chunk tumble.Chunk
-			for end := time.Now().Add(c.patience); len(chunk.Events) == 0; {
-				var err error
-				chunk, err = r.fetch(begin)
-				c.ok(err, "Fetch(%d)", begin)
-				if begin = chunk.Next; time.Now().After(end) {
+		c.one(func(r *reader, begin tumble.Position) {
+			p := piece{from: begin}
+			for end := time.Now().Add(c.patience); len(p.Events) == 0; {
+				chunk, err := r.fetch(p.from)
+				c.ok(err, "Fetch(%v)", p.from)
+				if p.Chunk = chunk; len(p.Events) == 0 {
+					p.from = p.next()
+				}
+				if time.Now().After(end) {
 					c.failf("no event has come after %v", c.patience)
 				}
 			}
-			before := remember(chunk.Events)
+			before := remember(p.from, p.Chunk)
 			// What a source fetches in advance must not go where the Chunk is.
 			for i := range 5 {
 				c.append(ids[i%len(ids)], events(1000+i*100, 100)...)
 				time.Sleep(20 * time.Millisecond)
 			}
-			if after := remember(chunk.Events); !slices.EqualFunc(before, after, record.same) {
+			if after := remember(p.from, p.Chunk); !slices.EqualFunc(before, after, record.same) {
 				c.failf("the events of a Chunk changed before the next Fetch")
 			}
 		})
@@ -132,8 +134,8 @@ var chunkRules = []Rule{
 
 	rule("Chunk/End", docEnd+" "+docAsOf, func(c *check) {
 		id := c.Log.Partitions[0]
-		c.one(func(r *reader, begin int64) {
-			at := r.quiet(begin).Next
+		c.one(func(r *reader, begin tumble.Position) {
+			at := r.quiet(begin).next()
 			for i := range 3 {
 				c.append(id, events(10*i, 10)...)
 				appended := time.Now()
@@ -145,14 +147,14 @@ var chunkRules = []Rule{
 						c.failf("as of %v the end of the log was %d, but offset %d was there at %v", p.AsOf, p.End, last, appended)
 					}
 				}
-				at = pieces[len(pieces)-1].Next
+				at = pieces[len(pieces)-1].next()
 				for end := appended.Add(c.patience); ; {
-					chunk := r.quiet(at)
-					if at = chunk.Next; chunk.End == -1 || at >= chunk.End {
+					quiet := r.quiet(at)
+					if at = quiet.next(); quiet.End == -1 || at.Offset >= quiet.End {
 						break
 					}
 					if time.Now().After(end) {
-						c.failf("everything was fetched, but Next is %d and End is %d", at, chunk.End)
+						c.failf("everything was fetched, but Next is %d and End is %d", quiet.Next, quiet.End)
 					}
 				}
 			}
@@ -162,11 +164,11 @@ var chunkRules = []Rule{
 	rule("Chunk/AsOf", docAsOf, func(c *check) {
 		c.append(c.Log.Partitions[0], events(0, 50)...)
 		made := time.Now()
-		c.one(func(r *reader, begin int64) {
+		c.one(func(r *reader, begin tumble.Position) {
 			_, pieces := r.read(begin, 50)
-			quiet := r.quiet(pieces[len(pieces)-1].Next)
+			quiet := r.quiet(pieces[len(pieces)-1].next())
 			last := pieces[0].AsOf
-			for _, p := range append(pieces, piece{Chunk: quiet}) {
+			for _, p := range append(pieces, quiet) {
 				if p.AsOf.Before(last) || p.AsOf.After(time.Now()) || p.AsOf.Before(made.Add(-c.patience)) {
 					c.failf("a Chunk is as of %v, the one before it as of %v, and now is %v", p.AsOf, last, time.Now())
 				}
@@ -193,7 +195,7 @@ func once(c *check, write func(ctx context.Context, partition string) error, cou
 		c.ok(write(c.ctx, id), "writing a record that gives no event")
 		c.append(id, events(1+i, 1)...)
 	}
-	c.one(func(r *reader, begin int64) {
+	c.one(func(r *reader, begin tumble.Position) {
 		var told, other int64
 		for round := range 2 {
 			all, pieces := r.read(begin, 4)

@@ -15,7 +15,7 @@ import (
 // TestDocs holds the rules against the contract: what a rule says is there word
 // for word, and each sentence about sources and partitions is some rule's.
 func TestDocs(t *testing.T) {
-	f, err := parser.ParseFile(token.NewFileSet(), "../../doc.go", nil, parser.ParseComments)
+	f, err := parser.ParseFile(token.NewFileSet(), "../../source.go", nil, parser.ParseComments)
 	require.NoError(t, err)
 	text := func(groups []*ast.CommentGroup) string {
 		var b strings.Builder

@@ -23,6 +23,12 @@ func Example() {
 				}
 				return nil
 			},
+			Lost: func(err error) int64 {
+				if lost, ok := err.(*channel.LostError); ok {
+					return lost.Events
+				}
+				return 0
+			},
 		}, err
 	}}
 	for _, r := range sourcetest.Rules() {
@@ -32,6 +38,6 @@ func Example() {
 		}
 	}
 	// Output:
-	// the offset to fetch next: beyond every Offset, perhaps beyond records that are no events
+	// Next is the offset to fetch next. It is beyond every Offset, perhaps also beyond records that gave no event.
 	// broken by: <nil>
 }

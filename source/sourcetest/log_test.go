@@ -1,6 +1,7 @@
 package sourcetest_test
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -30,9 +31,11 @@ type fault struct {
 	run        func(l *log, ctx context.Context, consume func(context.Context, tumble.Partition) error) error
 	id         func(id string) string
 	resume     func(p *part, stored tumble.Checkpoint) (tumble.Checkpoint, error)
-	fetch      func(p *part, ctx context.Context, from int64) (tumble.Chunk, error)
+	fetch      func(p *part, ctx context.Context, from tumble.Position) (tumble.Chunk, error)
 	committed  func(p *part, offset int64)
 	reuses     bool // writing to a partition writes into the last Chunk
+
+	end error // of a partition; nil: ErrEnded
 }
 
 // part is one partition. Its records have their index as offset.
@@ -41,8 +44,11 @@ type part struct {
 	l       *log
 	records [][]tumble.Event // no event: rejected or skipped
 	kinds   []kind
+	epochs  []int32
+	epoch   int32 // of what is written next
 	first   int64 // before it all is forgotten
 	ended   bool
+	done    int64         // committed
 	told    int64         // records that gave no event are told of up to here
 	more    chan struct{} // closed when records or ended change
 
@@ -85,7 +91,31 @@ func (l *log) change(id string, f func(p *part)) error {
 }
 
 func (p *part) write(k kind, events ...tumble.Event) {
-	p.records, p.kinds = append(p.records, events), append(p.kinds, k)
+	p.records, p.kinds, p.epochs = append(p.records, events), append(p.kinds, k), append(p.epochs, p.epoch)
+}
+
+// truncate removes the records from an offset on.
+func (p *part) truncate(at int64) {
+	p.records, p.kinds, p.epochs = p.records[:at], p.kinds[:at], p.epochs[:at]
+	p.told = min(p.told, at)
+	p.epoch++
+}
+
+// parted returns where the log parts from the one that was read to a position, or
+// the position.
+func (p *part) parted(at tumble.Position) tumble.Position {
+	end := int64(len(p.records))
+	if i := slices.IndexFunc(p.epochs, func(e int32) bool { return e > at.Epoch }); i >= 0 {
+		end = int64(i)
+	}
+	if end >= at.Offset {
+		return at
+	}
+	at.Offset = end
+	if end > 0 {
+		at.Epoch = p.epochs[end-1]
+	}
+	return at
 }
 
 // under returns the log as another process has it, with its start policy.
@@ -117,6 +147,14 @@ func (f *fault) config() sourcetest.Config {
 			Forget: func(_ context.Context, id string, before int64) error {
 				return l.change(id, func(p *part) { p.first = before })
 			},
+			Lost: func(err error) int64 {
+				lost, _ := err.(lostError)
+				return int64(lost)
+			},
+			Elect: func(_ context.Context, id string) error { return l.change(id, func(p *part) { p.epoch++ }) },
+			Truncate: func(_ context.Context, id string, at int64) error {
+				return l.change(id, func(p *part) { p.truncate(at) })
+			},
 			Another: func(context.Context) (tumble.Source, error) { return l.under(false), nil },
 			Latest:  func(context.Context) (tumble.Source, error) { return l.under(true), nil },
 		}, nil
@@ -147,8 +185,8 @@ func (l *log) Run(ctx context.Context, consume func(context.Context, tumble.Part
 	return l.run(ctx, consume)
 }
 
-func (l *log) run(ctx context.Context, consume func(context.Context, tumble.Partition) error) error {
-	ctx, cancel := context.WithCancelCause(ctx)
+func (l *log) run(parent context.Context, consume func(context.Context, tumble.Partition) error) error {
+	ctx, cancel := context.WithCancelCause(parent)
 	defer cancel(nil)
 	var wg sync.WaitGroup
 	var first sync.Once
@@ -162,8 +200,22 @@ func (l *log) run(ctx context.Context, consume func(context.Context, tumble.Part
 		})
 	}
 	wg.Wait()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	lost := lostError(0)
+	for _, p := range l.parts {
+		lost += lostError(int64(len(p.records)) - p.done)
+	}
+	if failed == nil && parent.Err() != nil && lost > 0 {
+		return lost
+	}
 	return failed
 }
+
+// A lostError says how many records nobody has committed.
+type lostError int64
+
+func (e lostError) Error() string { return fmt.Sprintf("%d records are lost", int64(e)) }
 
 func (p *part) ID() string {
 	if p.l.fault.id != nil {
@@ -178,7 +230,13 @@ func (p *part) Resume(_ context.Context, stored tumble.Checkpoint) (tumble.Check
 	}
 	p.l.mu.Lock()
 	defer p.l.mu.Unlock()
-	stored.Offset = max(stored.Offset, p.first)
+	if at := p.parted(tumble.Position{Offset: stored.Offset, Epoch: stored.Epoch}); at.Offset < stored.Offset {
+		stored.Offset, stored.Epoch = at.Offset, at.Epoch
+		stored.Origin = min(stored.Origin, at.Offset)
+	}
+	if stored.Offset < p.first {
+		stored.Offset, stored.Epoch = p.first, p.epochs[p.first]
+	}
 	return stored, nil
 }
 
@@ -186,21 +244,24 @@ func (p *part) Committed(offset int64) {
 	if p.l.fault.committed != nil {
 		p.l.fault.committed(p, offset)
 	}
+	p.l.mu.Lock()
+	defer p.l.mu.Unlock()
+	p.done = offset
 }
 
-func (p *part) Fetch(ctx context.Context, from int64) (tumble.Chunk, error) {
+func (p *part) Fetch(ctx context.Context, from tumble.Position) (tumble.Chunk, error) {
 	if p.l.fault.fetch != nil {
 		return p.l.fault.fetch(p, ctx, from)
 	}
 	return p.fetch(ctx, from, 500*time.Millisecond)
 }
 
-func (p *part) fetch(ctx context.Context, from int64, wait time.Duration) (tumble.Chunk, error) {
+func (p *part) fetch(ctx context.Context, from tumble.Position, wait time.Duration) (tumble.Chunk, error) {
 	timeout := time.NewTimer(wait)
 	defer timeout.Stop()
 	for {
 		chunk, more, err := p.look(ctx, from)
-		if err != nil || chunk.Next > from {
+		if err != nil || chunk.Next > from.Offset {
 			return chunk, err
 		}
 		select {
@@ -215,20 +276,26 @@ func (p *part) fetch(ctx context.Context, from int64, wait time.Duration) (tumbl
 }
 
 // look returns what there is, and what is closed when there is more.
-func (p *part) look(ctx context.Context, from int64) (tumble.Chunk, <-chan struct{}, error) {
+func (p *part) look(ctx context.Context, from tumble.Position) (tumble.Chunk, <-chan struct{}, error) {
 	p.l.mu.Lock()
 	defer p.l.mu.Unlock()
 	end := int64(len(p.records))
 	switch {
 	case ctx.Err() != nil:
 		return tumble.Chunk{}, nil, ctx.Err()
-	case from < p.first || from > end:
-		return tumble.Chunk{}, nil, fmt.Errorf("fetch %s@%d: %w", p.id, from, tumble.ErrOffsetOutOfRange)
-	case from == end && p.ended:
-		return tumble.Chunk{}, nil, tumble.ErrEnded
+	case from.Offset < p.first:
+		return tumble.Chunk{}, nil, fmt.Errorf("fetch %s@%v: %w", p.id, from, tumble.ErrOffsetOutOfRange)
+	case p.parted(from) != from:
+		return tumble.Chunk{}, nil, fmt.Errorf("fetch %s@%v: %w", p.id, from, tumble.ErrTruncated)
+	case from.Offset == end && p.ended:
+		return tumble.Chunk{}, nil, cmp.Or(p.l.fault.end, tumble.ErrEnded)
 	}
-	c := tumble.Chunk{Next: from, End: end, AsOf: time.Now()}
-	for ; c.Next < end && c.Next < from+100; c.Next++ {
+	c := tumble.Chunk{Next: from.Offset, Epoch: from.Epoch, End: end, AsOf: time.Now()}
+	for ; c.Next < end && c.Next < from.Offset+100; c.Next++ {
+		if c.Next > from.Offset && p.epochs[c.Next] != c.Epoch {
+			break
+		}
+		c.Epoch = p.epochs[c.Next]
 		if c.Next >= p.told {
 			p.told = c.Next + 1
 			switch p.kinds[c.Next] {

@@ -15,11 +15,12 @@ import (
 
 const (
 	docPartitions = "Partitions returns every partition of the source, whoever reads it, by its ID, with the checkpoint at which counting begins."
-	docPolicy     = `stored is what the sink knows, other sources' partitions included. A start policy ("latest") applies only to a source of which nothing is stored; any other unknown partition begins at its earliest offset.`
+	docPolicy     = `stored holds the sink's checkpoints, other sources' partitions included. A start policy ("latest") applies only to a source of which nothing is stored; any other unknown partition begins at its earliest offset.`
 	docAgain      = "It may be called again, to learn of partitions that are new."
 	docID         = `ID names the partition, the same in every process: "clicks/3".`
 	docRun        = "Run calls consume, in a goroutine of its own, for each partition that is assigned to this process, and returns once every call has returned."
 	docRunCtx     = "consume's ctx ends when ctx does or when the partition must be given up; the source keeps the partition until consume, which flushes, has returned."
+	docLost       = "If ctx ends while the source holds events that no later run can fetch, Run returns an error that says how many."
 	docRunErr     = "The first error from consume ends the others and is returned; nil once ctx ended or all partitions are exhausted."
 )
 
@@ -47,9 +48,9 @@ var partitionRules = []Rule{
 	rule("Partitions/where counting begins", docPartitions, func(c *check) {
 		want := events(0, 3)
 		c.append(c.Log.Partitions[0], want...)
-		c.one(func(r *reader, begin int64) {
-			if begin != r.begin.Offset {
-				c.failf("Resume(%v) of what Partitions said is offset %d", r.begin, begin)
+		c.one(func(r *reader, begin tumble.Position) {
+			if begin != at(r.begin) {
+				c.failf("Resume(%v) of what Partitions said is %v", r.begin, begin)
 			}
 			got, _ := r.read(begin, 3)
 			c.arrived(got, want)
@@ -60,8 +61,8 @@ var partitionRules = []Rule{
 		want := events(0, 3)
 		c.append(c.Log.Partitions[0], want...)
 		got := c.partitions(c.Source, c.others())
-		c.one(func(r *reader, _ int64) {
-			got, _ := r.read(r.resume(got[r.p.ID()]).Offset, 3)
+		c.one(func(r *reader, _ tumble.Position) {
+			got, _ := r.read(at(r.resume(got[r.p.ID()])), 3)
 			c.arrived(got, want)
 		})
 	}),
@@ -164,7 +165,7 @@ var runRules = []Rule{
 			c.failf("Run has called consume for %d of %d partitions after %v", n, len(c.Log.Partitions), c.patience)
 		}
 		cancel()
-		c.ok(c.returned(result, "its context ended"), "Run")
+		c.ok(c.stopped(c.returned(result, "its context ended")), "Run")
 		mu.Lock()
 		defer mu.Unlock()
 		for id, n := range calls {
@@ -240,6 +241,33 @@ var runRules = []Rule{
 		}
 	}),
 
+	needing(func(l *Log) bool { return l.Lost != nil }, rule("Run/says what is lost", docLost, func(c *check) {
+		c.append(c.Log.Partitions[0], events(0, 20)...)
+		begin := c.partitions(c.Source, nil)
+		read := make(chan any, 1)
+		cancel, result := c.run(func(ctx context.Context, p tumble.Partition) error {
+			if p.ID() == c.Log.Partitions[0] {
+				func() {
+					defer func() { read <- recover() }()
+					r := &reader{c, ctx, p, begin[p.ID()]}
+					r.read(at(r.resume(r.begin)), 20)
+				}()
+			}
+			<-ctx.Done()
+			return nil
+		})
+		defer cancel()
+		failed := <-read
+		cancel()
+		err := c.returned(result, "its context ended")
+		if failed != nil {
+			panic(failed)
+		}
+		if n := c.Lost(err); n < 20 {
+			c.failf("20 events were read and not committed, and Run says that %d are lost: %v", n, err)
+		}
+	})),
+
 	needing(func(l *Log) bool { return l.End != nil }, rule("Run/all partitions exhausted", docRunErr, func(c *check) {
 		for i, id := range c.Log.Partitions {
 			c.append(id, events(i, 3)...)
@@ -247,11 +275,11 @@ var runRules = []Rule{
 		}
 		begin := c.partitions(c.Source, nil)
 		cancel, result := c.run(func(ctx context.Context, p tumble.Partition) error {
-			at, err := p.Resume(ctx, begin[p.ID()])
+			begin, err := p.Resume(ctx, begin[p.ID()])
 			if err != nil {
 				return err
 			}
-			for n, from := 0, at.Offset; ; {
+			for n, from := 0, at(begin); ; {
 				chunk, err := p.Fetch(ctx, from)
 				if errors.Is(err, io.EOF) || errors.Is(err, tumble.ErrEnded) {
 					if n != 3 {
@@ -261,7 +289,7 @@ var runRules = []Rule{
 				} else if err != nil {
 					return err
 				}
-				n, from = n+len(chunk.Events), chunk.Next
+				n, from = n+len(chunk.Events), piece{Chunk: chunk, from: from}.next()
 			}
 		})
 		defer cancel()

@@ -61,10 +61,21 @@ type Log struct {
 	// Skip writes a record that holds nothing to count.
 	Skip func(ctx context.Context, partition string) error
 	// End ends a partition: nothing will ever be appended to it. Fetch then
-	// gives ErrEnded, or io.EOF.
+	// gives ErrEnded, ErrFinal, which is one, or io.EOF.
 	End func(ctx context.Context, partition string) error
 	// Forget makes the log forget the records before an offset.
 	Forget func(ctx context.Context, partition string, before int64) error
+	// Lost is of a source whose events are gone with its Run: it returns how
+	// many an error of Run says are lost, 0 if the error says anything else, or
+	// that too.
+	Lost func(err error) int64
+	// Elect gives a partition another leader: what is appended after it is
+	// written in a later epoch.
+	Elect func(ctx context.Context, partition string) error
+	// Truncate takes from a partition its records from an offset on, as an
+	// election does that loses them. What is appended after it is written in a
+	// later epoch.
+	Truncate func(ctx context.Context, partition string, at int64) error
 	// Another returns a source on the same log as another process has it. It is
 	// asked for its partitions only.
 	Another func(ctx context.Context) (tumble.Source, error)
@@ -92,7 +103,7 @@ type Rule struct {
 
 // Rules returns all rules.
 func Rules() []Rule {
-	return slices.Concat(partitionRules, runRules, resumeRules, fetchRules, chunkRules)
+	return slices.Concat(partitionRules, runRules, resumeRules, fetchRules, chunkRules, epochRules)
 }
 
 // Test runs every rule that the log is able to as a subtest of its own.

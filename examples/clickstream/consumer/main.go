@@ -31,6 +31,8 @@ func main() {
 type consumer struct {
 	brokers          *[]string
 	topic, group     *string
+	instance         *string
+	session          *time.Duration
 	redis            *rueidis.ClientOption
 	name, key, time  *string
 	window           *tumble.Window
@@ -38,34 +40,51 @@ type consumer struct {
 	dropLate         *bool
 	start            *string
 	idle, flush      *time.Duration
+	deadLetters      *string
 	metrics          *string
 	untilEnd         *bool
 }
 
 func declare(f *program.Flags) *consumer {
 	return &consumer{
-		brokers:   f.Addresses("brokers", "localhost:9092", "`addresses` of Kafka brokers, separated by commas"),
-		topic:     f.Text("topic", "clickstream", "`name` of the topic"),
-		group:     f.Text("group", "clickstream-group", "`name` of the consumer group that shares out the partitions"),
-		redis:     redisdial.Flag(f),
-		name:      f.Text("name", "clickstream", "`name` of the counts in Redis; how far the topic is counted belongs to it"),
-		key:       f.Text("key", "user_id", "top-level JSON `field` to count by"),
-		time:      f.Text("time", "timestamp", "top-level JSON `field` of the event time, RFC 3339"),
-		window:    f.Window("window", "1m", "`length` of a window, such as 1m, 1h+15m or \"day Europe/Berlin\""),
-		grace:     f.Duration("grace", "0s", "how long after its end a window waits for events that are out of order, in event `time`", keep),
-		retention: f.Duration("retention", "0", "for how long a window is kept after that, in event `time`; 0: for ever", keep),
-		dropLate:  f.Bool("drop-late", "do not count events of windows that are final"),
-		start:     f.Choice("start", "where counting under a new name begins: earliest or latest `offset`", "earliest", "latest"),
-		idle:      f.Duration("idle", "10s", "after what `time` without events a partition follows the clock; negative: never", notZero),
-		flush:     f.Duration("flush", "100ms", "how often counts are written, a `time`", atLeastMilli),
-		metrics:   f.Address("metrics", "", "`address` to serve /metrics and /healthz on; empty: none"),
-		untilEnd:  f.Bool("until-end", "stop once every partition is counted to the end that it had at the start"),
+		brokers:     f.Addresses("brokers", "localhost:9092", "`addresses` of Kafka brokers, separated by commas"),
+		topic:       f.Text("topic", "clickstream", "`name` of the topic"),
+		group:       f.Text("group", "clickstream-group", "`name` of the consumer group that shares out the partitions"),
+		instance:    program.Declare(f, "instance", "", "`id` of this process in the group, which keeps its partitions over a restart; empty: none", anyText),
+		session:     f.Duration("session", "10s", "after how long a silence, a `time`, the group gives the partitions of this process to others", sessionTime),
+		redis:       redisdial.Flag(f),
+		name:        f.Text("name", "clickstream", "`name` of the counts in Redis; how far the topic is counted belongs to it"),
+		key:         f.Text("key", "user_id", "top-level JSON `field` to count by"),
+		time:        f.Text("time", "timestamp", "top-level JSON `field` of the event time, RFC 3339"),
+		window:      f.Window("window", "1m", "`length` of a window, such as 1m, 1h+15m or \"day Europe/Berlin\""),
+		grace:       f.Duration("grace", "0s", "how long after its end a window waits for events that are out of order, in event `time`", keep),
+		retention:   f.Duration("retention", "0", "for how long a window is kept after that, in event `time`; 0: for ever; may differ from what is stored: the newest wins", keepFor),
+		dropLate:    f.Bool("drop-late", "do not count events of windows that are closed: then closed windows are final"),
+		start:       f.Choice("start", "where counting under a new name begins: earliest or latest `offset`", "earliest", "latest"),
+		idle:        f.Duration("idle", "10s", "after what `time` without events a partition follows the clock; negative: never", notZero),
+		flush:       f.Duration("flush", "100ms", "how often counts are written, a `time`", atLeastMilli),
+		deadLetters: program.Declare(f, "dead-letters", "", "`name` of a topic to write rejected records to, which is created if it is missing; empty: none", anyText),
+		metrics:     f.Address("metrics", "", "`address` to serve /metrics and /healthz on; empty: none"),
+		untilEnd:    f.Bool("until-end", "stop once every partition is counted to the end that it had at the start"),
 	}
 }
 
 func keep(d time.Duration) error {
 	return tumble.Definition{Window: tumble.Window{Size: time.Minute}, Grace: d}.Validate()
 }
+
+func keepFor(d time.Duration) error {
+	return tumble.Definition{Window: tumble.Window{Size: time.Minute}, Retention: d}.Validate()
+}
+
+func sessionTime(d time.Duration) error {
+	if d < time.Millisecond || d > 24*time.Hour {
+		return errors.New("must be from 1ms to 24h")
+	}
+	return nil
+}
+
+func anyText(s string) (string, error) { return s, nil }
 
 func notZero(d time.Duration) error {
 	if d == 0 {
@@ -110,18 +129,19 @@ func (c *consumer) count(ctx context.Context) (books tumble.Stats, err error) {
 	defer topic.Close()
 	rejects := &rejects{out: screen}
 	source, err := kafka.New(kafka.Config{
-		Brokers:   topic.Brokers,
-		Transport: topic.Transport,
-		Topic:     topic.Name,
-		Group:     *c.group,
-		Decode:    kafka.JSON(*c.key, *c.time),
-		OnReject:  rejects.add,
-		Start:     map[string]kafka.Start{"earliest": kafka.Earliest, "latest": kafka.Latest}[*c.start],
-		UntilEnd:  *c.untilEnd,
-		Logger:    log,
+		Brokers:    topic.Brokers,
+		Transport:  topic.Transport,
+		Topic:      topic.Name,
+		Group:      *c.group,
+		InstanceID: *c.instance,
+		Decode:     kafka.JSON(*c.key, *c.time),
+		OnReject:   rejects.add,
+		Start:      map[string]kafka.Start{"earliest": kafka.Earliest, "latest": kafka.Latest}[*c.start],
+		UntilEnd:   *c.untilEnd,
+		Logger:     log,
 		// A consumer that was killed holds up the others for as long. One that
 		// was only slow loses its partitions, and no counts.
-		SessionTimeout: 10 * time.Second,
+		SessionTimeout: *c.session,
 	})
 	if err != nil {
 		return books, program.FlagError("topic", err) // the rest cannot be wrong
@@ -130,6 +150,17 @@ func (c *consumer) count(ctx context.Context) (books tumble.Stats, err error) {
 		return books, err
 	} else if n == 0 {
 		return books, topic.Missing()
+	}
+	if *c.deadLetters != "" {
+		letters, err := openLetters(ctx, *c.brokers, *c.deadLetters, *c.topic, log)
+		if err != nil {
+			return books, err
+		}
+		defer letters.close()
+		if letters.created > 0 {
+			fmt.Fprintf(screen, "consumer: created topic %s with the broker's defaults (partitions: %d)\n", *c.deadLetters, letters.created)
+		}
+		rejects.letters = letters.Write
 	}
 	client, err := redisdial.Connect(ctx, *c.redis)
 	if err != nil {

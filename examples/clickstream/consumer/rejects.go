@@ -17,14 +17,26 @@ const rejectLines = 5
 // rejects shows some of the records that could not be understood, and the sum
 // of the rest. It is safe for concurrent use.
 type rejects struct {
-	out io.Writer
+	out     io.Writer
+	letters func(context.Context, kafka.Rejected) error // writes them to a topic; nil: nobody does
 
 	mu    sync.Mutex
 	shown int   // in this second
 	rest  int64 // not shown in this second
 }
 
-func (r *rejects) add(rejected kafka.Rejected) {
+// add is told again of a record whose letter could not be written.
+func (r *rejects) add(ctx context.Context, rejected kafka.Rejected) error {
+	if r.letters != nil {
+		if err := r.letters(ctx, rejected); err != nil {
+			return err
+		}
+	}
+	r.show(rejected)
+	return nil
+}
+
+func (r *rejects) show(rejected kafka.Rejected) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.shown == rejectLines {

@@ -72,7 +72,7 @@ func TestRejectsAreFewLinesAndASum(t *testing.T) {
 		ended := make(chan bool)
 		go func() { r.run(ctx); close(ended) }()
 		for i := range 100 {
-			r.add(kafka.Rejected{Topic: "clicks", Partition: 3, Offset: int64(i), Cause: errors.New("is\nbad")})
+			require.NoError(t, r.add(t.Context(), kafka.Rejected{Topic: "clicks", Partition: 3, Offset: int64(i), Cause: errors.New("is\nbad")}))
 		}
 		lines := strings.Split(said(), "\n")
 		require.Len(t, lines, rejectLines+1)
@@ -82,12 +82,25 @@ func TestRejectsAreFewLinesAndASum(t *testing.T) {
 		time.Sleep(3 * time.Second)
 		require.Empty(t, said())
 		for range 7 {
-			r.add(kafka.Rejected{Cause: errors.New("bad")})
+			r.show(kafka.Rejected{Cause: errors.New("bad")})
 		}
 		stop()
 		<-ended
 		require.Contains(t, said(), "consumer: rejected 2 more\n", "also at the end")
 	})
+}
+
+// A record is shown once its letter is written, and once only.
+func TestRejectsAreShownWithTheirLetter(t *testing.T) {
+	var out bytes.Buffer
+	down := errors.New("down")
+	r := &rejects{out: &out, letters: func(context.Context, kafka.Rejected) error { return down }}
+	record := kafka.Rejected{Topic: "clicks", Partition: 3, Offset: 4, Cause: errors.New("bad")}
+	require.ErrorIs(t, r.add(t.Context(), record), down)
+	require.Empty(t, out.String())
+	down = nil
+	require.NoError(t, r.add(t.Context(), record))
+	require.Equal(t, "consumer: rejected clicks/3@4: bad\n", out.String())
 }
 
 func TestHealth(t *testing.T) {

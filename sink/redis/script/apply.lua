@@ -1,29 +1,64 @@
 -- Adds increments and moves a checkpoint, both or neither.
 --
--- ARGV: partition; the checkpoint it must have, without marks; the one it gets;
--- the definition's id; Grace in ms; the number of shards; and the increments, an
--- array in MessagePack. It holds by window: the window, the number of buckets
--- it was thought to have, the number of groups, and these: the bucket under that
+-- ARGV: partition; the checkpoint it must have, without CLOSED and WRITER; the
+-- one it gets, with them; for each of these two 'live' or 'ended' and its member
+-- of that sorted set; the token of an announcement or ''; a new term; the
+-- definition's id; the number of shards; and the increments, an array in
+-- MessagePack. It holds by window: the window, its end, the number of buckets it
+-- was thought to have, the number of groups, and these: the bucket under that
 -- number, n, n fields, n increments.
 --
--- Returns {'conflict', stored or ''}, {'id'}, {'overflow', key, field}, each
--- of which has changed nothing, or {'ok', window, buckets, keys, ...}.
-local partition, from, to, id = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local grace, shards = tonumber(ARGV[5]), ARGV[6]
+-- Returns {'conflict', stored or ''}, {'id'}, {'passed', frontier}, {'objected'},
+-- {'overflow', key, field}, each of which has changed nothing, or {'ok', window,
+-- buckets, keys, ...}.
+local partition, from, to = ARGV[1], ARGV[2], ARGV[3]
+local was, leaves, becomes, joins = ARGV[4], ARGV[5], ARGV[6], ARGV[7]
+local token, term, id, shards = ARGV[8], ARGV[9], ARGV[10], ARGV[11]
 local most = 9007199254740991 -- 2^53 - 1: Lua's numbers are doubles
 local fill = 48              -- fields per bucket, on average; at most twice that
-local marker = '\0'
 
--- Phase one reads. An error in it ends the script, with nothing changed.
-local stored = redis.call('HGET', base, 'id')
-if stored and stored ~= id then return {'id'} end
+-- Phase one reads.
+local known = redis.call('HGET', base, 'id')
+if known and known ~= id then return {'id'} end
 local record = redis.call('HGET', checkpoints, partition)
 if not record then return {'conflict', ''} end
-local final, expired, had = split(record)
-if had ~= from then return {'conflict', had or record} end
-if not stored then return {'id'} end
-local published = redis.call('GET', finality)
-local gone = published and tonumber((select(2, split(published))))
+local closed, holder, had = split(record)
+if had ~= from then return {'conflict', had and record or ''} end
+if not known then return {'id'} end
+if token ~= '' and redis.call('HGET', announced, partition) ~= token then return {'objected'} end
+local old = published()
+local closes, writer = split(to)
+
+-- closedMark returns the closed mark once the partition has moved: that of the
+-- record which then has the frontier.
+local function closedMark()
+	local mark = string.match(joins, '^%S+')
+	local low, other = lowest(leaves)
+	if becomes == 'live' and not (low and before(low, mark)) then return tonumber(closes) end
+	if low then return tonumber((split(stored(other)))) end
+	local high, last = highest(leaves)
+	if not high or before(high, mark) then return tonumber(closes) end
+	return tonumber((split(stored(last))))
+end
+
+local now = old.closed
+if was ~= becomes then
+	redis.call('ZCARD', ended)
+	if becomes == 'live' then
+		local frontier = lowest() or highest()
+		if before(string.match(joins, '^%S+'), frontier) then return {'passed', frontier} end
+	end
+	now = closedMark()
+elseif closes ~= closed then
+	now = closedMark()
+elseif leaves ~= joins then
+	redis.call('ZCARD', becomes == 'live' and live or ended)
+end
+local on = now and (not old.closed or now > old.closed)
+local marked = (on or writer ~= holder) and redis.call('GET', tainted)
+local draws = on and (marked or writer ~= holder or not old.term)
+local floor = old.floor
+if on then floor = raised(floor, now, tonumber(redis.call('HGET', base, 'retention'))) end
 
 -- power returns the largest power of two that is at most n.
 local function power(n)
@@ -65,17 +100,13 @@ local function hash(field)
 	return swapped(swapped(h) * 1664525 % 4294967296)
 end
 
-local function bucket(start, i)
-	return base .. ':' .. start .. ':' .. i
-end
-
 local used, order, writes, fresh = {}, {}, {}, 0
 
 -- window reads how a window is stored; guess is what a new one will have.
-local function window(start, guess)
+local function window(start, stop, guess)
 	local w = used[start]
 	if w then return w end
-	w = {start = start, new = 0, prefix = bucket(start, '')}
+	w = {start = start, stop = stop, new = 0, prefix = bucket(start, '')}
 	local first = bucket(start, 0)
 	local n = redis.call('HGET', first, marker)
 	if n then
@@ -116,14 +147,14 @@ local function add(w, i, fields, f, counts, c, n)
 	writes[#writes + 1] = set
 end
 
-local list = cmsgpack.unpack(ARGV[7])
+local list = cmsgpack.unpack(ARGV[12])
 local at = 1
 while list[at] do
-	local start, guess, groups = list[at], list[at + 1], list[at + 2]
-	at = at + 3
+	local start, stop, guess, groups = list[at], list[at + 1], list[at + 2], list[at + 3]
+	at = at + 4
 	local w
 	-- A window that may have been deleted must not come back.
-	if not gone or tonumber(start) >= gone then w = window(start, guess) end
+	if not floor or tonumber(stop) > floor then w = window(start, stop, guess) end
 	for _ = 1, groups do
 		local i, n = list[at], list[at + 1]
 		local f, c = at + 2, at + 2 + n
@@ -154,47 +185,33 @@ while list[at] do
 end
 for _, w in ipairs(order) do fresh = fresh + w.new end
 if fresh > 0 then redis.call('HLEN', sizes) end
-local old = {}
-if gone then
-	for i, start in ipairs(redis.call('ZRANGEBYSCORE', windows, '-inf', '(' .. string.format('%.0f', gone), 'LIMIT', 0, 32)) do
-		old[i] = {start, tonumber(redis.call('HGET', bucket(start, 0), marker) or 1)}
-	end
-end
+local gone = past(floor, 32 + 2 * #order)
 
 -- Phase two writes. What has been past retention goes first, so that a server
--- that has no memory left can give some back.
-local room = 64
-for _, o in ipairs(old) do
-	local start, n = o[1], o[2]
-	while n > 1 and room > 0 do
-		n, room = n - 1, room - 1
-		redis.call('UNLINK', bucket(start, n))
-	end
-	if room == 0 then
-		redis.call('HSET', bucket(start, 0), marker, n)
-		break
-	end
-	room = room - 1
-	redis.call('UNLINK', bucket(start, 0))
-	redis.call('HDEL', sizes, start)
-	redis.call('ZREM', windows, start)
-end
+-- that has no memory left can give some back. It is more than the batch brings.
+delete(gone, 64 + 2 * #writes)
 for _, w in ipairs(order) do
 	if w.created then
-		redis.call('ZADD', windows, w.start, w.start)
+		redis.call('ZADD', windows, w.stop, w.start)
 		if w.n > 1 then redis.call('HSET', bucket(w.start, 0), marker, w.n) end
 	end
 end
 for _, set in ipairs(writes) do redis.call('HSET', unpack(set)) end
 redis.call('HSET', checkpoints, partition, to)
-
--- The counts and their checkpoint are stored. What follows keeps the rest in
--- order: an error now leaves it for a later batch.
-local f, e, state = split(to)
-if f ~= final or e ~= expired or string.match(state, '^%S+ %S+ %S+ (%S+)') ~= string.match(from, '^%S+ %S+ %S+ (%S+)') then
-	local _, lowf, lowe = frontier(redis.call('HGETALL', checkpoints), grace)
-	publish(published, lowf, lowe, shards, id)
+if was ~= becomes or leaves ~= joins then
+	redis.call('ZREM', was == 'live' and live or ended, leaves)
+	redis.call('ZADD', becomes == 'live' and live or ended, 0, joins)
 end
+if token ~= '' then redis.call('HDEL', announced, partition) end
+if not draws then
+	term = old.term
+	if writer ~= holder and not marked then redis.call('SET', tainted, '1') end
+elseif marked then
+	redis.call('DEL', tainted)
+end
+if now ~= old.closed then publish(old, now, term, shards, id, floor) end
+
+-- The rest keeps the buckets small: an error now leaves it for a later batch.
 
 -- grow splits one bucket in two, as linear hashing does: the next in turn.
 local function grow(w)

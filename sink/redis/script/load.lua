@@ -1,77 +1,149 @@
--- Stores the checkpoints that are missing, and returns all.
+-- Stores the checkpoints that are missing, and returns the shard's state.
 --
--- ARGV: a new id, Grace in ms, the number of fields of the definition and these
--- as names and values; the frontier whose end mark is known, in ns, that end
--- mark and its marks; then partition and checkpoint by turns.
+-- ARGV: a new id; the retention asked for in ms, 0 for ever; the number of
+-- fields of the definition and these as names and values; the number of
+-- checkpoints and these as partition, 'live' or 'ended', watermark as the sorted
+-- sets hold it, and record; the number of announcements and these as partition
+-- and token; objections as partition and token.
 --
--- Returns {'definition', the stored fields}, {'endmark', a frontier} if the
--- script must be called again with the end mark of this frontier, or {'ok', id,
+-- Returns {'definition', the stored fields}, or {'ok', id, frontier in ns or
+-- '-', floor in ms or '-', the number of announcements, partition, token, ...,
 -- partition, checkpoint, ...}.
-local id, grace, n = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
-local at = 4 + 2 * n
-local known, endmark, endfinal, endexpired = unpack(ARGV, at, at + 3)
-at = at + 4
+local id, asked, n = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 
--- Every read comes before the first write: an error keeps earlier writes.
-local stored = redis.call('HGETALL', base)
+-- Phase one reads.
+local definition = redis.call('HGETALL', base)
 local have = {}
-for i = 1, #stored, 2 do have[stored[i]] = stored[i + 1] end
-if have.id then
-	id = have.id
-	for i = 4, 2 + 2 * n, 2 do
-		if have[ARGV[i]] ~= ARGV[i + 1] then return {'definition', unpack(stored)} end
-	end
+for i = 1, #definition, 2 do have[definition[i]] = definition[i + 1] end
+local shards
+for i = 4, 2 + 2 * n, 2 do
+	if have.id and have[ARGV[i]] ~= ARGV[i + 1] then return {'definition', unpack(definition)} end
+	if ARGV[i] == 'shards' then shards = ARGV[i + 1] end
 end
+id = have.id or id
+
 local all = redis.call('HGETALL', checkpoints)
-local published = redis.call('GET', finality)
-local low, final, expired = frontier(all, grace)
-local index = {}
-for i = 1, #all, 2 do index[all[i]] = i + 1 end
+local known = {}
+for i = 1, #all, 2 do known[all[i]] = all[i + 1] end
+local old = published()
 
-local writes = {}
-for i = at, #ARGV, 2 do
-	local partition, record = ARGV[i], ARGV[i + 1]
-	local old = index[partition]
-	local log = string.match(record, '^%S+ %S+ %S+ %S+ %S+ %S+ (.*)$')
-	if old then
-		local state, its = string.match(all[old], '^%S+ %S+ %S+ %S+ %S+ (%S+) (.*)$')
-		if state ~= 'ended' or its == log then record = nil end
+-- leader is who the frontier comes from.
+local leader
+local mark, partition = lowest()
+local state = 'live'
+if not mark then
+	mark, partition = highest()
+	state = 'ended'
+else
+	redis.call('ZCARD', ended)
+end
+if mark then leader = {mark = mark, state = state, record = stored(partition)} end
+
+-- lead makes the first of two the leader.
+local function lead(mark, state, record)
+	local l = leader
+	if not l or state ~= l.state and state == 'live'
+		or state == l.state and (state == 'live' and before(mark, l.mark) or state == 'ended' and before(l.mark, mark)) then
+		leader = {mark = mark, state = state, record = record}
 	end
-	if record then
-		local offset, origin, mark, state = string.match(record, '^%S+ %S+ (%S+) (%S+) (%S+) (%S+)')
-		if low and (mark == '-' or before(mark, low)) then
-			local f, e = string.format('%.0f', final), expired
-			if e ~= '-' then e = string.format('%.0f', e) end
-			if state == 'ended' then
-				-- Lua has no calendar.
-				if known ~= low then return {'endmark', low} end
-				f, e = endfinal, endexpired
-			end
-			record = f .. ' ' .. e .. ' ' .. offset .. ' ' .. origin .. ' ' .. low .. ' ' .. state .. ' ' .. log
+end
+
+-- What is missing begins at the frontier, as it was before.
+local raise = leader
+local closedBy, watermark
+if raise then
+	closedBy, watermark = string.match(raise.record, '^(%S+) %S+ %S+ %S+ %S+ (%S+)')
+end
+local at = 4 + 2 * n
+local records, members = {}, {live = {}, ended = {}}
+for i = at + 1, at + 4 * tonumber(ARGV[at]), 4 do
+	local partition, state, mark, record = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
+	if not known[partition] then
+		if raise and before(mark, raise.mark) then
+			local head, tail = string.match(record, '^%S+ (%S+ %S+ %S+ %S+) %S+ (.*)$')
+			record = closedBy .. ' ' .. head .. ' ' .. watermark .. ' ' .. tail
+			mark = raise.mark
 		end
-		writes[#writes + 1] = {partition, record, old}
+		known[partition] = record
+		records[#records + 1], records[#records + 2] = partition, record
+		local set = members[state]
+		set[#set + 1], set[#set + 2] = 0, mark .. ' ' .. partition
+		lead(mark, state, record)
+	end
+end
+at = at + 4 * tonumber(ARGV[at]) + 1
+
+-- A token replaces an earlier one. One that is sent again, because nobody knew
+-- whether it had arrived, keeps the objections to it.
+local tokens, announce = {}, {}
+local had = redis.call('HGETALL', announced)
+for i = 1, #had, 2 do tokens[had[i]] = had[i + 1] end
+local objections = at + 2 * tonumber(ARGV[at]) + 1
+for i = at + 1, #ARGV, 2 do
+	local partition, token = ARGV[i], ARGV[i + 1]
+	local value = token
+	if i >= objections then value = token .. ' objected' end
+	local own = tokens[partition]
+	if i >= objections and own == token or i < objections and own ~= token and own ~= token .. ' objected' then
+		tokens[partition] = value
+		announce[#announce + 1], announce[#announce + 2] = partition, value
 	end
 end
 
+-- In force is the longest retention of the last minute. Each is noted every 10 s
+-- only, so a note counts for that much longer.
+local clock = redis.call('TIME')
+local now = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
+local longest, note, stale = asked, true, {}
+had = redis.call('HGETALL', retentions)
+for i = 1, #had, 2 do
+	local retention, age = tonumber(had[i]), now - tonumber(had[i + 1])
+	if retention == asked then
+		note = math.abs(age) >= 10000
+	elseif age > 70000 then
+		stale[#stale + 1] = had[i]
+	elseif longest ~= 0 and (retention == 0 or retention > longest) then
+		longest = retention
+	end
+end
+
+local closed = leader and tonumber((split(leader.record)))
+local floor = raised(old.floor, closed, longest)
+local gone = past(floor, 256)
+
+-- Phase two writes. What is past retention goes first, so that a server that has
+-- no memory left can give some back. If it has none the note is left out: one
+-- that only asks must get its answer.
+delete(gone, 1024)
+if note then
+	local answer = redis.pcall('HSET', retentions, ms(asked), ms(now))
+	if type(answer) == 'table' and answer.err and not string.find(answer.err, 'OOM ', 1, true) then return answer end
+end
+if #stale > 0 then redis.call('HDEL', retentions, unpack(stale, 1, math.min(#stale, 1000))) end
 if not have.id then
-	redis.call('HSET', base, 'id', id, unpack(ARGV, 4, 3 + 2 * n))
+	redis.call('HSET', base, 'id', id, 'retention', ms(longest), unpack(ARGV, 4, 3 + 2 * n))
+elseif have.retention ~= ms(longest) then
+	redis.call('HSET', base, 'retention', ms(longest))
 end
-for _, w in ipairs(writes) do
-	redis.call('HSET', checkpoints, w[1], w[2])
-	if w[3] then
-		all[w[3]] = w[2]
-	else
-		all[#all + 1], all[#all + 2] = w[1], w[2]
+local function write(command, key, list)
+	for i = 1, #list, 1000 do redis.call(command, key, unpack(list, i, math.min(i + 999, #list))) end
+end
+write('HSET', checkpoints, records)
+write('ZADD', live, members.live)
+write('ZADD', ended, members.ended)
+write('HSET', announced, announce)
+publish(old, closed, old.term, shards, id, floor)
+
+local answer = {'ok', id, '-', ms(floor), 0}
+if leader then answer[3] = string.match(leader.record, '^%S+ %S+ %S+ %S+ %S+ (%S+)') end
+for partition, token in pairs(tokens) do
+	if not string.find(token, ' ', 1, true) then
+		answer[5] = answer[5] + 1
+		answer[#answer + 1], answer[#answer + 2] = partition, token
 	end
 end
-if #writes > 0 then
-	local shards = have.shards
-	for i = 4, 2 + 2 * n, 2 do
-		if ARGV[i] == 'shards' then shards = ARGV[i + 1] end
-	end
-	local _, final, expired = frontier(all, grace)
-	publish(published, final, expired, shards, id)
+answer[5] = tostring(answer[5])
+for _, list in ipairs({all, records}) do
+	for _, text in ipairs(list) do answer[#answer + 1] = text end
 end
-table.insert(all, 1, 'ok')
-table.insert(all, 2, id)
-return all
+return answer

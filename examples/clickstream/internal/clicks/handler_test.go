@@ -2,16 +2,21 @@ package clicks
 
 import (
 	"bufio"
+	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"regexp"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -26,7 +31,11 @@ type fakeReader struct {
 	n    int64
 	page tumble.Page
 
-	asked string
+	states map[time.Time]tumble.State // by the start of a window; others are open
+	terms  []uint64                   // of the next Counts; then 0
+	change func()                     // what happens while Range reads
+
+	asked, ranged string
 }
 
 func (f *fakeReader) Definition(context.Context) (tumble.Definition, error) { return f.def, f.err }
@@ -36,26 +45,50 @@ func (f *fakeReader) Count(_ context.Context, key string, at time.Time) (tumble.
 	if f.err != nil {
 		return tumble.Count{}, f.err
 	}
-	start, _ := f.def.Window.Bounds(at)
-	return tumble.Count{Key: key, Window: start, N: f.n, Final: f.n > 0}, nil
+	start, end := f.def.Window.Bounds(at)
+	c := tumble.Count{Key: key, Start: start, End: end, N: f.n, State: f.states[start]}
+	if len(f.terms) > 0 {
+		c.Term, f.terms = f.terms[0], f.terms[1:]
+	}
+	return c, nil
+}
+
+// of returns the page as that of the window that holds at.
+func (f *fakeReader) of(at time.Time) tumble.Page {
+	page := f.page
+	page.Start, page.End = f.def.Window.Bounds(at)
+	page.State = f.states[page.Start]
+	return page
 }
 
 func (f *fakeReader) Range(_ context.Context, key string, from, to time.Time) ([]tumble.Count, error) {
-	f.asked = fmt.Sprintf("range %q %s %s", key, from.UTC().Format(time.RFC3339), to.UTC().Format(time.RFC3339))
+	f.ranged = fmt.Sprintf("range %q %s %s", key, from.UTC().Format(time.RFC3339), to.UTC().Format(time.RFC3339))
+	if f.change != nil {
+		f.change()
+	}
 	return f.page.Counts, f.err
 }
 
 func (f *fakeReader) Top(_ context.Context, at time.Time, n int) (tumble.Page, error) {
 	f.asked = fmt.Sprintf("top %s %d", at.UTC().Format(time.RFC3339), n)
-	return f.page, f.err
+	if f.err != nil {
+		return tumble.Page{}, f.err
+	}
+	return f.of(at), nil
 }
 
 func (f *fakeReader) Scan(_ context.Context, at time.Time, cursor string, limit int) (tumble.Page, error) {
 	f.asked = fmt.Sprintf("scan %s %q %d", at.UTC().Format(time.RFC3339), cursor, limit)
-	return f.page, f.err
+	if f.err != nil {
+		return tumble.Page{}, f.err
+	}
+	return f.of(at), nil
 }
 
-var minutes = tumble.Definition{Window: tumble.Window{Size: time.Minute}}
+var (
+	minutes = tumble.Definition{Window: tumble.Window{Size: time.Minute}}
+	at1234  = time.Date(2023, 10, 1, 12, 34, 0, 0, time.UTC)
+)
 
 // get asks a real server, so that paths arrive as the wire has them.
 func get(t *testing.T, reader tumble.Reader, target string) (int, string) {
@@ -65,7 +98,7 @@ func get(t *testing.T, reader tumble.Reader, target string) (int, string) {
 
 func request(t *testing.T, reader tumble.Reader, method, target string) (int, string) {
 	t.Helper()
-	server := httptest.NewServer(New(Config{Counts: reader}))
+	server := httptest.NewServer(New(Config{Counts: reader, Logger: slog.New(slog.DiscardHandler)}))
 	defer server.Close()
 	r, err := http.NewRequest(method, server.URL+target, nil)
 	require.NoError(t, err)
@@ -81,12 +114,38 @@ func TestCount(t *testing.T) {
 	reader := &fakeReader{def: minutes, n: 7}
 	code, body := get(t, reader, "/clicks/user_123/2023-10-01T12:34")
 	require.Equal(t, 200, code)
-	require.Equal(t, `{"user_id":"user_123","minute":"2023-10-01T12:34","clicks":7,"final":true}`+"\n", body)
+	require.Equal(t, `{"user_id":"user_123","minute":"2023-10-01T12:34","clicks":7,"state":"open"}`+"\n", body)
 	require.Equal(t, `count "user_123" 2023-10-01T12:34:00Z`, reader.asked)
 
 	reader.n = 0
-	_, body = get(t, reader, "/clicks/nobody/2023-10-01T12:34")
-	require.Equal(t, `{"user_id":"nobody","minute":"2023-10-01T12:34","clicks":0,"final":false}`+"\n", body)
+	for state, word := range map[tumble.State]string{tumble.Closed: "closed", tumble.Final: "final", tumble.Expired: "expired"} {
+		reader.states = map[time.Time]tumble.State{at1234: state}
+		_, body = get(t, reader, "/clicks/nobody/2023-10-01T12:34")
+		require.Equal(t, `{"user_id":"nobody","minute":"2023-10-01T12:34","clicks":0,"state":"`+word+`"}`+"\n", body)
+		_, body = get(t, reader, "/minutes/2023-10-01T12:34/top")
+		require.Equal(t, `{"minute":"2023-10-01T12:34","state":"`+word+`","top":[]}`+"\n", body)
+	}
+}
+
+func TestNow(t *testing.T) {
+	reader := &fakeReader{def: minutes}
+	for _, target := range []string{"/clicks/u/now", "/minutes/now/top", "/minutes/now/users"} {
+		before := time.Now().UTC().Truncate(time.Minute)
+		code, body := get(t, reader, target)
+		require.Equal(t, 200, code, body)
+		var answer struct{ Minute string }
+		require.NoError(t, json.Unmarshal([]byte(body), &answer))
+		require.Contains(t, []string{FormatMinute(before), FormatMinute(before.Add(time.Minute))}, answer.Minute)
+	}
+	hour := time.Now().Add(-time.Hour).UTC().Format(time.RFC3339)
+	code, body := get(t, reader, "/clicks/u?from="+hour+"&to=now")
+	require.Equal(t, 200, code, body)
+	code, _ = get(t, reader, "/clicks/u?from=now&to=now")
+	require.Equal(t, 400, code, "of one now")
+	for _, word := range []string{"Now", "now%20", "nowadays"} {
+		code, _ = get(t, reader, "/clicks/u/"+word)
+		require.Equal(t, 400, code, word)
+	}
 }
 
 func TestUserIsPathEscaped(t *testing.T) {
@@ -118,12 +177,13 @@ func TestUserIsPathEscaped(t *testing.T) {
 
 		code, _ = get(t, reader, "/clicks/"+path+"?from=2023-10-01T12:34&to=2023-10-01T12:35")
 		require.Equal(t, 200, code, path)
-		require.Equal(t, fmt.Sprintf("range %q 2023-10-01T12:34:00Z 2023-10-01T12:35:00Z", user), reader.asked)
+		require.Equal(t, fmt.Sprintf("range %q 2023-10-01T12:34:00Z 2023-10-01T12:35:00Z", user), reader.ranged)
 	}
 }
 
 func TestMinute(t *testing.T) {
 	reader := &fakeReader{def: minutes}
+	described := instantPattern(t)
 	for minute, want := range map[string]string{
 		"2023-10-01T12:34":                    "2023-10-01T12:34",
 		"2023-10-01T12:34:56Z":                "2023-10-01T12:34",
@@ -132,16 +192,22 @@ func TestMinute(t *testing.T) {
 		"2023-10-01T14:34:56%2B02:00":         "2023-10-01T12:34",
 		"1700-01-01T00:00":                    "1700-01-01T00:00",
 		"2199-12-31T23:59:59.999999999-00:00": "2199-12-31T23:59",
+		"2000-02-29T00:00":                    "2000-02-29T00:00",
+		"2024-02-29T00:00":                    "2024-02-29T00:00",
 	} {
 		code, body := get(t, reader, "/clicks/u/"+minute)
 		require.Equal(t, 200, code, minute+body)
 		require.Contains(t, body, `"minute":"`+want+`"`)
+		require.Regexp(t, described, strings.ReplaceAll(minute, "%2B", "+"))
 	}
 	for _, minute := range []string{
 		"", "noon", "2023-10-01", "2023-10-01T12", "2023-10-01T12:34Z", "2023-10-01T12:34:56", "2023-10-01T9:05",
-		"2023-13-01T00:00", "2023-02-29T00:00", "2023-10-01T24:00", "2023-10-01T12:60", "12023-10-01T12:34", "1696163640",
+		"2023-13-01T00:00", "2023-02-29T00:00", "2100-02-29T00:00", "2023-04-31T00:00", "2023-10-01T24:00", "2023-10-01T12:60", "12023-10-01T12:34", "1696163640",
 		"1699-12-31T23:59", "2200-01-01T00:00", "2023-10-01t12:34:56z", "2023-10-01T12:34:56+0200", "2023-10-01T12:34%00", "-", "2023-10-01T1:02:03Z", "2023-10-01T12:34:56,7Z", "2023-10-01T12:34:56%2B24:00", "2023-10-01T12:34:60Z",
 	} {
+		plain, err := url.PathUnescape(minute)
+		require.NoError(t, err)
+		require.NotRegexp(t, described, plain)
 		for _, target := range []string{
 			"/clicks/u/" + minute, "/minutes/" + minute + "/top", "/minutes/" + minute + "/users",
 			"/clicks/u?from=2023-10-01T12:34&to=" + minute, "/clicks/u?to=2023-10-01T12:34&from=" + minute,
@@ -154,7 +220,19 @@ func TestMinute(t *testing.T) {
 	// A plus sign in a query that was not escaped.
 	code, _ := get(t, reader, "/clicks/u?from=2023-10-01T14:34:00+02:00&to=2023-10-01T12:35:00Z")
 	require.Equal(t, 200, code)
-	require.Equal(t, `range "u" 2023-10-01T12:34:00Z 2023-10-01T12:35:00Z`, reader.asked)
+	require.Equal(t, `range "u" 2023-10-01T12:34:00Z 2023-10-01T12:35:00Z`, reader.ranged)
+}
+
+// instantPattern returns the pattern of the description's Instant.
+func instantPattern(t *testing.T) *regexp.Regexp {
+	t.Helper()
+	var doc struct {
+		Components struct {
+			Schemas struct{ Instant struct{ Pattern string } }
+		}
+	}
+	require.NoError(t, json.Unmarshal(openAPI, &doc))
+	return regexp.MustCompile(doc.Components.Schemas.Instant.Pattern)
 }
 
 func requireError(t *testing.T, body string) {
@@ -185,22 +263,66 @@ func TestWindowOfOtherSizes(t *testing.T) {
 }
 
 func TestHistory(t *testing.T) {
-	at := time.Date(2023, 10, 1, 12, 34, 0, 0, time.UTC)
 	reader := &fakeReader{def: minutes, page: tumble.Page{Counts: []tumble.Count{
-		{Key: "u", Window: at, N: 7, Final: true}, {Key: "u", Window: at.Add(2 * time.Minute), N: 1},
+		{Key: "u", Start: at1234, N: 7, State: tumble.Closed}, {Key: "u", Start: at1234.Add(2 * time.Minute), N: 1},
 	}}}
 	code, body := get(t, reader, "/clicks/u?from=2023-10-01T12:34&to=2023-10-01T13:00:00Z")
 	require.Equal(t, 200, code)
-	require.Equal(t, `{"user_id":"u","clicks":[{"minute":"2023-10-01T12:34","clicks":7,"final":true},{"minute":"2023-10-01T12:36","clicks":1,"final":false}]}`+"\n", body)
-	require.Equal(t, `range "u" 2023-10-01T12:34:00Z 2023-10-01T13:00:00Z`, reader.asked)
+	require.Equal(t, `{"user_id":"u","total":8,"state":"open","clicks":[{"minute":"2023-10-01T12:34","clicks":7,"state":"closed"},{"minute":"2023-10-01T12:36","clicks":1,"state":"open"}]}`+"\n", body)
 
 	reader.page.Counts = nil
-	_, body = get(t, reader, "/clicks/u?from=2023-10-01T12:34&to=2023-10-01T12:34")
-	require.Equal(t, `{"user_id":"u","clicks":[]}`+"\n", body)
-	for _, query := range []string{"", "?from=2023-10-01T12:34", "?to=2023-10-01T12:34", "?from=2023-10-01T12:34&to=%zz"} {
+	_, body = get(t, reader, "/clicks/u?from=2023-10-01T12:34&to=2023-10-01T12:35")
+	require.Equal(t, `{"user_id":"u","total":0,"state":"open","clicks":[]}`+"\n", body)
+	for _, query := range []string{
+		"", "?from=2023-10-01T12:34", "?to=2023-10-01T12:34", "?from=2023-10-01T12:34&to=%zz",
+		// No window starts in these.
+		"?from=2023-10-01T12:34&to=2023-10-01T12:34", "?from=2023-10-01T12:34&to=2023-10-01T12:33", "?from=2023-10-01T12:34:01Z&to=2023-10-01T12:34:59Z",
+		"?from=2023-10-01T12:34:01Z&to=2023-10-01T12:35", "?from=1700-01-01T00:00&to=1700-01-01T00:00", "?from=2199-12-31T23:59:01Z&to=2199-12-31T23:59:59Z",
+	} {
 		code, body = get(t, reader, "/clicks/u"+query)
 		require.Equal(t, 400, code, query)
 		requireError(t, body)
+	}
+}
+
+// The state of a range is expired if one of its windows is, else that of the
+// last, whether they hold a count or not.
+func TestStateOfRange(t *testing.T) {
+	const closed, final, expired = tumble.Closed, tumble.Final, tumble.Expired
+	minute := func(i int) time.Time { return at1234.Add(time.Duration(i) * time.Minute) }
+	for name, c := range map[string]struct {
+		query  string // from 12:34 to 12:37 unless it says else
+		states map[time.Time]tumble.State
+		terms  []uint64
+		change func(*fakeReader)
+		want   string
+	}{
+		"all open":             {want: "open"},
+		"last open":            {states: map[time.Time]tumble.State{minute(0): closed, minute(1): closed}, want: "open"},
+		"last closed":          {states: map[time.Time]tumble.State{minute(0): closed, minute(1): closed, minute(2): closed}, want: "closed"},
+		"last final":           {states: map[time.Time]tumble.State{minute(0): final, minute(1): final, minute(2): final}, want: "final"},
+		"first expired":        {states: map[time.Time]tumble.State{minute(0): expired, minute(1): final, minute(2): final}, want: "expired"},
+		"first expired, open":  {states: map[time.Time]tumble.State{minute(0): expired}, want: "expired"},
+		"before it expired":    {states: map[time.Time]tumble.State{minute(-1): expired, minute(0): final, minute(1): final, minute(2): final}, want: "final"},
+		"begins in a window":   {query: "from=2023-10-01T12:33:30Z&to=2023-10-01T12:37", states: map[time.Time]tumble.State{minute(-1): expired, minute(2): closed}, want: "closed"},
+		"ends in a window":     {query: "from=2023-10-01T12:34&to=2023-10-01T12:36:30Z", states: map[time.Time]tumble.State{minute(2): closed}, want: "closed"},
+		"ends at a window":     {query: "from=2023-10-01T12:34&to=2023-10-01T12:36", states: map[time.Time]tumble.State{minute(1): closed}, want: "closed"},
+		"closed meanwhile":     {change: func(f *fakeReader) { f.states = map[time.Time]tumble.State{minute(2): final} }, want: "open"},
+		"expired meanwhile":    {states: map[time.Time]tumble.State{minute(2): final}, change: func(f *fakeReader) { f.states[minute(0)] = expired }, want: "expired"},
+		"reopened meanwhile":   {states: map[time.Time]tumble.State{minute(2): final}, change: func(f *fakeReader) { f.states[minute(2)] = tumble.Open }, want: "open"},
+		"a term that changed":  {states: map[time.Time]tumble.State{minute(2): final}, terms: []uint64{1, 2, 2, 2, 2, 2}, want: "final"},
+		"terms that differ":    {states: map[time.Time]tumble.State{minute(2): final}, terms: []uint64{1, 2, 2, 3, 4, 4, 5, 6, 6}, want: "open"},
+		"the term of the same": {states: map[time.Time]tumble.State{minute(2): final}, terms: []uint64{1, 1, 1}, want: "final"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			reader := &fakeReader{def: minutes, states: c.states, terms: c.terms}
+			if c.change != nil {
+				reader.change = func() { c.change(reader) }
+			}
+			code, body := get(t, reader, "/clicks/u?"+cmp.Or(c.query, "from=2023-10-01T12:34&to=2023-10-01T12:37"))
+			require.Equal(t, 200, code, body)
+			require.Equal(t, `{"user_id":"u","total":0,"state":"`+c.want+`","clicks":[]}`+"\n", body)
+		})
 	}
 }
 
@@ -221,10 +343,10 @@ func TestHistoryIsBounded(t *testing.T) {
 }
 
 func TestTopAndUsers(t *testing.T) {
-	reader := &fakeReader{def: minutes, page: tumble.Page{Final: true, Cursor: "c/2", Counts: []tumble.Count{{Key: "a", N: 9}, {Key: `"<&`, N: 3}}}}
+	reader := &fakeReader{def: minutes, states: map[time.Time]tumble.State{at1234: tumble.Final}, page: tumble.Page{Cursor: "c/2", Counts: []tumble.Count{{Key: "a", N: 9}, {Key: `"<&`, N: 3}}}}
 	code, body := get(t, reader, "/minutes/2023-10-01T12:34:56Z/top")
 	require.Equal(t, 200, code)
-	require.Equal(t, `{"minute":"2023-10-01T12:34","final":true,"top":[{"user_id":"a","clicks":9},{"user_id":"\"<&","clicks":3}]}`+"\n", body)
+	require.Equal(t, `{"minute":"2023-10-01T12:34","state":"final","top":[{"user_id":"a","clicks":9},{"user_id":"\"<&","clicks":3}]}`+"\n", body)
 	require.Equal(t, "top 2023-10-01T12:34:56Z 10", reader.asked)
 	code, body = get(t, reader, "/minutes/2023-10-01T12:34/users")
 	require.Equal(t, 200, code)
@@ -237,35 +359,31 @@ func TestTopAndUsers(t *testing.T) {
 	require.Equal(t, `scan 2023-10-01T12:34:00Z "c/2" 5`, reader.asked)
 	reader.page = tumble.Page{}
 	_, body = get(t, reader, "/minutes/2023-10-01T12:34/top")
-	require.Equal(t, `{"minute":"2023-10-01T12:34","final":false,"top":[]}`+"\n", body)
+	require.Equal(t, `{"minute":"2023-10-01T12:34","state":"final","top":[]}`+"\n", body)
 	_, body = get(t, reader, "/minutes/2023-10-01T12:34/users")
 	require.Equal(t, `{"minute":"2023-10-01T12:34","users":[],"cursor":""}`+"\n", body)
 
-	for _, number := range []string{"0", "-1", "10001", "ten", "1e3", "99999999999999999999"} {
+	for _, number := range []string{"0", "-1", "10001", "ten", "1e3", "99999999999999999999", "", "%2B5", "05"} {
 		for _, target := range []string{"top?n=", "users?limit="} {
 			code, body = get(t, reader, "/minutes/2023-10-01T12:34/"+target+number)
 			require.Equal(t, 400, code, target+number)
 			requireError(t, body)
 		}
 	}
-	reader.err = fmt.Errorf("store: %w", tumble.ErrCursor)
-	reader.def = minutes
-	code, body = get(t, &cursorReader{reader}, "/minutes/2023-10-01T12:34/users?cursor=made-up")
+	reader.err = fmt.Errorf("redis at 10.1.2.3: %w", tumble.ErrCursor)
+	code, body = get(t, reader, "/minutes/2023-10-01T12:34/users?cursor=made-up")
 	require.Equal(t, 400, code)
 	requireError(t, body)
+	require.Contains(t, body, "cursor")
+	require.NotContains(t, body, "10.1.2.3")
 }
-
-// cursorReader fails where a cursor is read, and nowhere else.
-type cursorReader struct{ *fakeReader }
-
-func (c *cursorReader) Definition(context.Context) (tumble.Definition, error) { return c.def, nil }
 
 func TestNothingStored(t *testing.T) {
 	reader := &fakeReader{err: fmt.Errorf("store: %w", tumble.ErrNoDefinition)}
 	for target, want := range map[string]string{
-		"/clicks/u/2023-10-01T12:34:56Z":                      `{"user_id":"u","minute":"2023-10-01T12:34","clicks":0,"final":false}`,
-		"/clicks/u?from=2023-10-01T12:34&to=2023-10-01T12:40": `{"user_id":"u","clicks":[]}`,
-		"/minutes/2023-10-01T12:34:56Z/top":                   `{"minute":"2023-10-01T12:34","final":false,"top":[]}`,
+		"/clicks/u/2023-10-01T12:34:56Z":                      `{"user_id":"u","minute":"2023-10-01T12:34","clicks":0,"state":"open"}`,
+		"/clicks/u?from=2023-10-01T12:34&to=2023-10-01T12:40": `{"user_id":"u","total":0,"state":"open","clicks":[]}`,
+		"/minutes/2023-10-01T12:34:56Z/top":                   `{"minute":"2023-10-01T12:34","state":"open","top":[]}`,
 		"/minutes/2023-10-01T12:34/users":                     `{"minute":"2023-10-01T12:34","users":[],"cursor":""}`,
 		"/healthz":                                            `{"status":"ok"}`,
 	} {
@@ -275,6 +393,7 @@ func TestNothingStored(t *testing.T) {
 	}
 }
 
+// Clients are told that the store cannot be read, and not where it is.
 func TestStoreUnreachable(t *testing.T) {
 	reader := &fakeReader{err: errors.New("dial tcp 127.0.0.1:6379:\nconnection refused")}
 	for _, target := range []string{
@@ -283,10 +402,59 @@ func TestStoreUnreachable(t *testing.T) {
 	} {
 		code, body := get(t, reader, target)
 		require.Equal(t, 503, code, target)
-		require.Equal(t, `{"error":"dial tcp 127.0.0.1:6379: connection refused"}`+"\n", body)
+		require.Equal(t, `{"error":"the counts cannot be read now, try again"}`+"\n", body)
 	}
 	code, _ := get(t, reader, "/metrics")
 	require.Equal(t, 200, code)
+}
+
+// The operator is told why, once, and when it is over.
+func TestOutageIsLogged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		reader := &fakeReader{def: minutes}
+		h := New(Config{Counts: reader, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		ask := func(ctx context.Context, target string, err error) {
+			reader.err = err
+			h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequestWithContext(ctx, "GET", target, nil))
+		}
+		refused := errors.New("dial tcp 127.0.0.1:6379: connection refused")
+		lines := func(want ...string) {
+			t.Helper()
+			got := strings.Split(strings.TrimSuffix(log.String(), "\n"), "\n")
+			log.Reset()
+			if len(want) == 0 {
+				want = []string{""}
+				require.Equal(t, want, got)
+			}
+			require.Len(t, got, len(want), "%q", got)
+			for i := range want {
+				require.Contains(t, got[i], want[i])
+			}
+		}
+		for range 15 {
+			ask(t.Context(), "/healthz", refused)
+			ask(t.Context(), "/metrics", nil) // reads nothing
+			ask(t.Context(), "/clicks/u/noon", nil)
+			time.Sleep(time.Second)
+		}
+		lines(`level=ERROR msg="store cannot be read" error="dial tcp 127.0.0.1:6379: connection refused"`)
+		ask(t.Context(), "/clicks/u/2023-10-01T12:34", nil)
+		lines(`level=INFO msg="store can be read again" after=15s requests=15`)
+
+		for range 8 { // by turns: a line in 10 seconds
+			ask(t.Context(), "/healthz", refused)
+			ask(t.Context(), "/healthz", nil)
+			time.Sleep(time.Second)
+		}
+		lines("cannot be read", "can be read again")
+
+		time.Sleep(time.Minute)
+		gone, cancel := context.WithCancel(t.Context())
+		cancel()
+		ask(gone, "/healthz", context.Canceled)
+		lines()
+	})
 }
 
 func TestUnknownRouteAndMethod(t *testing.T) {

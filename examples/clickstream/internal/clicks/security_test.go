@@ -3,6 +3,7 @@ package clicks
 import (
 	"context"
 	"encoding/json"
+	"log/slog"
 	"net/http/httptest"
 	"net/url"
 	"strings"
@@ -50,7 +51,7 @@ func TestStoreHangs(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			began := time.Now()
 			w := httptest.NewRecorder()
-			New(Config{Counts: hangingReader{}}).ServeHTTP(w, httptest.NewRequest("GET", target, nil))
+			New(Config{Counts: hangingReader{}, Logger: slog.New(slog.DiscardHandler)}).ServeHTTP(w, httptest.NewRequest("GET", target, nil))
 			require.Equal(t, 503, w.Code, target)
 			requireError(t, w.Body.String())
 			require.Equal(t, storeTimeout, time.Since(began), target)

@@ -1,0 +1,124 @@
+package memory
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"time"
+
+	"github.com/tumblestream/tumble"
+)
+
+// shard is a store as one Open sees it.
+type shard struct {
+	sink *Sink
+	*store
+	def tumble.Definition
+}
+
+// Load stores what is missing; see [tumble.Shard].
+func (s *shard) Load(_ context.Context, r tumble.LoadRequest) (tumble.ShardState, error) {
+	unlock, err := s.lock()
+	if err != nil {
+		return tumble.ShardState{}, err
+	}
+	defer unlock()
+	now := time.Now()
+	s.ask(s.def.Retention, now)
+	joined := false
+	frontier := s.frontier // as it is before the call: partitions that join together do not raise each other
+	for id, c := range r.Init {
+		if _, ok := s.checkpoints[id]; ok {
+			continue
+		}
+		// The zero time is before any frontier, so "none" is raised too.
+		if c.Watermark.Before(frontier) {
+			c.Watermark = frontier
+		}
+		s.checkpoints[id] = c
+		joined = true
+	}
+	if joined {
+		s.advance(s.sink.def)
+	}
+	s.forget(s.sink.def, now)
+	for id, token := range r.Announce {
+		s.announced[id] = announcement{token: token}
+	}
+	for id, token := range r.Object {
+		if s.announced[id].token == token {
+			s.announced[id] = announcement{token: token, objected: true}
+		}
+	}
+	return tumble.ShardState{
+		Checkpoints: maps.Clone(s.checkpoints),
+		Announced:   s.unopposed(),
+		Frontier:    s.frontier,
+		Floor:       s.floor,
+	}, nil
+}
+
+// lock locks the shard for a Load, once its definition is stored.
+func (s *shard) lock() (unlock func(), err error) {
+	s.sink.mu.RLock()
+	for !s.sink.defined { // all was lost, and perhaps is again
+		s.sink.mu.RUnlock()
+		s.sink.mu.Lock()
+		err := s.sink.define(s.def)
+		s.sink.mu.Unlock()
+		if err != nil {
+			return nil, err
+		}
+		s.sink.mu.RLock()
+	}
+	if err := s.sink.differs(s.def); err != nil {
+		s.sink.mu.RUnlock()
+		return nil, err
+	}
+	s.mu.Lock()
+	return func() { s.mu.Unlock(); s.sink.mu.RUnlock() }, nil
+}
+
+// Apply adds counts and moves a checkpoint; see [tumble.Shard]. It keeps no
+// reference to b: keys are copied.
+func (s *shard) Apply(_ context.Context, b tumble.Batch) error {
+	s.sink.mu.RLock()
+	defer s.sink.mu.RUnlock()
+	if err := s.sink.differs(s.def); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.refuse(&b); err != nil {
+		return fmt.Errorf("memory: %s: %w", b.Partition, err)
+	}
+	if s.writers[b.Partition] != b.Writer {
+		s.handed = true
+	}
+	s.checkpoints[b.Partition], s.writers[b.Partition] = b.To, b.Writer
+	if b.Token != 0 {
+		delete(s.announced, b.Partition)
+	}
+	if s.leads(b.From, b.To) && s.advance(s.sink.def) && s.handed {
+		s.newTerm()
+	}
+	s.forget(s.sink.def, time.Now())
+	s.add(s.sink.def, b.Deltas)
+	return nil
+}
+
+// refuse returns why b must not be applied.
+func (s *shard) refuse(b *tumble.Batch) error {
+	have, ok := s.checkpoints[b.Partition]
+	switch {
+	case !ok:
+		return fmt.Errorf("%w: none is stored", tumble.ErrConflict)
+	case !have.Same(b.From):
+		return fmt.Errorf("%w: stored is %v, from is %v", tumble.ErrConflict, have, b.From)
+	case have.Ended && !b.To.Ended && b.To.Watermark.Before(s.frontier):
+		return fmt.Errorf("%w: the frontier is %v, to is %v", tumble.ErrPassed, s.frontier, b.To)
+	case b.Token != 0 && s.announced[b.Partition] != announcement{token: b.Token}:
+		return tumble.ErrObjected
+	}
+	return nil
+}

@@ -1,0 +1,200 @@
+package memory
+
+import (
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/tumblestream/tumble"
+)
+
+// store is what one shard holds. Its lock is held for one call at most, and by
+// readers for a few thousand counts at a time. Sink.mu is always held around it.
+type store struct {
+	mu sync.RWMutex // guards state
+	state
+}
+
+// state is all that a store can lose.
+type state struct {
+	checkpoints map[string]tumble.Checkpoint
+	writers     map[string]uint64 // of the batches that moved the checkpoints there; missing: a Load stored it
+	announced   map[string]announcement
+	asked       map[time.Duration]time.Time // when a Load asked for each retention last
+	lastAsked   time.Time                   // for any
+
+	frontier time.Time // of checkpoints
+	closed   time.Time // the closed mark
+	floor    time.Time // never falls
+	term     uint64    // 0: no batch has closed a window yet; the first that does draws one, as nobody wrote before it
+	handed   bool      // since the term was drawn a checkpoint has passed to another writer
+
+	windows []*window // by ascending start; none that ends at or before floor
+}
+
+// An announcement says that somebody is about to end a partition.
+type announcement struct {
+	token    uint64
+	objected bool
+}
+
+// window holds the counts of one window.
+type window struct {
+	start, end int64 // nanoseconds since the epoch
+	counts     table
+}
+
+func newState() state {
+	return state{
+		checkpoints: make(map[string]tumble.Checkpoint),
+		writers:     make(map[string]uint64),
+		announced:   make(map[string]announcement),
+		asked:       make(map[time.Duration]time.Time),
+	}
+}
+
+// clone returns a copy that shares nothing which changes.
+func (st *state) clone() state {
+	c := *st
+	c.checkpoints, c.writers = maps.Clone(st.checkpoints), maps.Clone(st.writers)
+	c.announced, c.asked = maps.Clone(st.announced), maps.Clone(st.asked)
+	c.windows = make([]*window, len(st.windows))
+	for i, w := range st.windows {
+		c.windows[i] = &window{w.start, w.end, w.counts.clone()}
+	}
+	return c
+}
+
+// unopposed returns the tokens that nobody has objected to.
+func (st *state) unopposed() map[string]uint64 {
+	tokens := make(map[string]uint64)
+	for id, a := range st.announced {
+		if !a.objected {
+			tokens[id] = a.token
+		}
+	}
+	return tokens
+}
+
+// advance takes the frontier and the closed mark from the checkpoints and
+// reports whether the closed mark has moved on.
+func (st *state) advance(def tumble.Definition) bool {
+	was := st.closed
+	st.frontier = tumble.Frontier(st.checkpoints)
+	st.closed = def.ClosedAt(st.frontier)
+	return st.closed.After(was)
+}
+
+// leads reports whether the move of a checkpoint can move the frontier. Most
+// cannot: to find the frontier costs a look at every partition
+// (BenchmarkApplyPartitions), and one that goes on ahead of it leaves it where it
+// is, as one with a watermark does where there is none.
+func (st *state) leads(from, to tumble.Checkpoint) bool {
+	return from.Ended || to.Ended || to.Watermark.Before(from.Watermark) ||
+		from.Watermark.Equal(st.frontier) && !to.Watermark.Equal(from.Watermark)
+}
+
+// newTerm draws a new term.
+func (st *state) newTerm() {
+	for was := st.term; st.term == was || st.term == 0; {
+		st.term = rand.Uint64()
+	}
+	st.handed = false
+}
+
+// asking is how long a retention stays in force that a Load asked for: so long
+// a process may pause that keeps counts for longer than others.
+const asking = time.Minute
+
+// ask notes that a Load asked for a retention.
+func (st *state) ask(retention time.Duration, now time.Time) {
+	st.asked[retention], st.lastAsked = now, now
+}
+
+// retention returns the one in force: the longest that was asked for within the
+// last minute. If nobody asked, it stays what it was at the last Load.
+func (st *state) retention(now time.Time) (longest time.Duration) {
+	if now.Sub(st.lastAsked) > asking {
+		now = st.lastAsked
+	}
+	first := true
+	for retention, at := range st.asked {
+		if now.Sub(at) <= asking && (first || keepsLonger(retention, longest)) {
+			longest, first = retention, false
+		}
+	}
+	return longest
+}
+
+// keepsLonger reports whether retention a keeps counts for longer than b; 0
+// keeps them for ever.
+func keepsLonger(a, b time.Duration) bool { return b != 0 && (a == 0 || a > b) }
+
+// forget raises the floor by the retention in force and deletes the windows up
+// to it.
+func (st *state) forget(def tumble.Definition, now time.Time) {
+	def.Retention = st.retention(now)
+	floor := def.FloorAt(st.closed)
+	if !floor.After(st.floor) {
+		return
+	}
+	st.floor = floor
+	n := 0
+	for n < len(st.windows) && !time.Unix(0, st.windows[n].end).After(floor) {
+		n++
+	}
+	st.windows = slices.Delete(st.windows, 0, n)
+}
+
+// add adds to the counts of windows above the floor.
+func (st *state) add(def tumble.Definition, deltas []tumble.Delta) {
+	var w *window
+	for i := range deltas {
+		d := &deltas[i]
+		if start := d.Start.UnixNano(); w == nil || w.start != start {
+			if w = st.window(def, start); w == nil {
+				continue
+			}
+		}
+		w.counts.add(d.Key, d.N)
+	}
+}
+
+// window returns the window that starts at start, a new one if need be, nil if
+// it is past retention.
+func (st *state) window(def tumble.Definition, start int64) *window {
+	i, ok := st.find(start)
+	if !ok {
+		_, end := def.Window.Bounds(time.Unix(0, start))
+		if !st.floor.IsZero() && !end.After(st.floor) {
+			return nil
+		}
+		st.windows = slices.Insert(st.windows, i, &window{start: start, end: end.UnixNano()})
+	}
+	return st.windows[i]
+}
+
+// find returns the index of the window that starts at start, or where it would
+// be.
+func (st *state) find(start int64) (int, bool) {
+	// Nearly every call is for the newest window or the one before it.
+	n := len(st.windows)
+	for i := n - 1; i >= 0 && i >= n-2; i-- {
+		if have := st.windows[i].start; have == start {
+			return i, true
+		} else if have < start {
+			return i + 1, false
+		}
+	}
+	return slices.BinarySearchFunc(st.windows, start, func(w *window, start int64) int {
+		switch {
+		case w.start < start:
+			return -1
+		case w.start > start:
+			return 1
+		}
+		return 0
+	})
+}
