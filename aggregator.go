@@ -3,14 +3,13 @@ package tumble
 import (
 	"cmp"
 	"fmt"
-	"math"
-	"math/rand/v2"
 	"slices"
+	"strings"
 	"time"
 )
 
 const (
-	sealAt     = 1000            // increments of a batch; scripts gain nothing above it
+	sealAt     = 1000            // increments of a batch. Scripts gain nothing above it
 	sealBusy   = 3 * sealAt      // ... while the lane's last one is outstanding
 	lagLimit   = 10_000          // offsets that a quiet lane's checkpoint may lag
 	quietEvery = 5 * time.Second // a quiet lane writes its checkpoint at least so often
@@ -28,15 +27,16 @@ type aggregator struct {
 
 	pos   int64   // the next offset: all before it are in some lane
 	epoch int32   // of the record before pos
-	wm    mark    // what events at pos are judged by
+	wm    mark    // watermark by which events at pos are judged
 	ahead []*lane // those that have seen pos, by next
 	limit mark    // smallest of their marks: no event's time moves wm beyond it
 	calm  calm
 	later mark // largest event time that was too far ahead to move wm
 	ended bool // there is nothing beyond pos, and never will be
 
-	stale    bool    // some checkpoint is older than what was read
+	stale    bool    // reading is further than some checkpoint
 	full     []*lane // perhaps to be sealed at the end of the record
+	doubtful []*lane // may have read records that have been truncated since, see pass
 	free     [][]Delta
 	closings spans // like spans, for watermarks
 
@@ -46,72 +46,46 @@ type aggregator struct {
 
 // calm is a row of Chunks that bring no event and find the partition caught up.
 type calm struct {
-	since time.Time // AsOf of the first; zero: no row
+	since time.Time // AsOf of the first, zero if there is no row
 	wm    mark      // as the row began
 }
 
-// newWriter returns a number for the Writer of batches.
-func newWriter() uint64 { return max(rand.Uint64(), 1) }
-
-func newAggregator(id string, def Definition, shards []Shard) aggregator {
-	a := aggregator{id: id, def: def, table: newTable(len(shards)), spans: spans{def: def}, closings: spans{def: def}}
-	for i, shard := range shards {
-		a.lanes = append(a.lanes, &lane{shard: shard, index: i, open: &a.table.open[i], reload: true})
+func newAggregator(id string, def Definition, shards int) *aggregator {
+	a := &aggregator{id: id, def: def, table: newTable(shards), spans: spans{def: def}, closings: spans{def: def}}
+	for i := range shards {
+		a.lanes = append(a.lanes, &lane{index: i, floor: noFloor, open: &a.table.open[i]})
 	}
 	return a
 }
 
-type reading struct{ replayed, increments int64 } // what a chunk adds to the books
+// A chunkTally counts the events of one chunk that are booked at once. All others
+// are in the tallies of their batches.
+type chunkTally struct{ replayed, increments int64 }
 
-// A loss is what a lane had to give up of a log.
-type loss struct {
-	log      string
-	from, to int64
-	counted  bool // the log was truncated: the counts of its records stay
-}
-
-// place puts a lane where the source says to go on from what is stored.
-func (a *aggregator) place(ln *lane, found *found, to Checkpoint) (loss, error) {
-	stored := found.stored
-	gone := loss{log: to.Log, from: stored.Offset, to: to.Offset}
-	ln.stored, ln.sealed, ln.wrote = stored, stored, time.Now()
-	ln.writer = newWriter()
-	ln.mark = later(markOf(stored.Watermark), markOf(to.Watermark))
-	if stored.Ended && (ln.revive || to.Log != stored.Log) {
-		// Nobody waited for it: windows may be closed that it had left open.
-		ln.mark = later(ln.mark, markOf(found.frontier))
-	}
-	step, truncated := stored, to.Log == stored.Log && to.Offset < stored.Offset
-	step.Watermark = ln.mark.time()
-	switch {
-	case to.Log != stored.Log:
-		gone.from = to.Origin
-		step.Log, step.Origin, step.Offset, step.Epoch, step.Ended = to.Log, to.Origin, to.Offset, to.Epoch, false
-	case truncated && to.Origin <= to.Offset:
-		gone = loss{fmt.Sprintf("%s, epoch %d", stored.Log, stored.Epoch), to.Offset, stored.Offset, true}
-		step.Origin, step.Offset, step.Epoch = to.Origin, to.Offset, to.Epoch
-	case to.Origin != stored.Origin || truncated:
-		return loss{}, fmt.Errorf("tumble: resume %s@%v: the source answered %v, which begins elsewhere", a.id, stored, to)
-	case stored.Ended && ln.revive:
-		step.Ended = false
-	default:
-		step = stored
-	}
+// place puts a lane to where a shard's checkpoint is stored, and lets it go on at
+// next, judged by at least m. A step that is not the stored checkpoint is sent
+// before anything is counted.
+func (a *aggregator) place(ln *lane, stored, step Checkpoint, next Position, m mark, floor time.Time) {
+	ln.sealed, ln.wrote, ln.due = stored, time.Now(), false
 	if !step.Same(stored) {
 		ln.seal(a.id, &a.table, step, nil)
 	}
-	ln.revive = false
-	ln.ahead, ln.next, ln.vouched = true, Position{to.Offset, to.Epoch}, true
-	ln.floor = math.MinInt64
-	if !found.floor.IsZero() {
-		ln.floor = found.floor.UnixNano()
-	}
-	ln.calls.Add(1)
-	return gone, nil
+	ln.ahead, ln.next, ln.mark, ln.vouched = true, next, m, true
+	ln.floor = noFloor
+	ln.raise(floor)
 }
 
-// rewind goes back to the lane that is furthest behind. What reading remembered
-// of event times is forgotten: the marks of the lanes it passes tell.
+// hold lets every lane keep its place while reading goes back for some.
+func (a *aggregator) hold() {
+	for _, ln := range a.lanes {
+		if !ln.ahead {
+			ln.ahead, ln.next, ln.mark = true, Position{a.pos, a.epoch}, a.wm
+		}
+	}
+}
+
+// rewind goes back to the lane that is furthest behind. It forgets the watermark
+// of the reading so far, and takes over the marks of the lanes as it passes them.
 func (a *aggregator) rewind() {
 	a.ahead = slices.Clone(a.lanes)
 	slices.SortFunc(a.ahead, func(a, b *lane) int { return cmp.Compare(a.next.Offset, b.next.Offset) })
@@ -127,14 +101,14 @@ func (a *aggregator) rewind() {
 
 // pass joins the lanes that pos has reached to reading. One that came there in
 // another epoch may have read records that were truncated since: it stays ahead,
-// and settles to find out.
+// and is doubtful until the source has been asked.
 func (a *aggregator) pass() {
 	for len(a.ahead) > 0 && a.ahead[0].next.Offset <= a.pos {
 		ln := a.ahead[0]
 		a.ahead = a.ahead[1:]
 		a.wm = later(a.wm, ln.mark)
 		if !ln.vouched && ln.next.Epoch != a.epoch && ln.next.Epoch >= 0 && a.epoch >= 0 {
-			ln.reload = true
+			a.doubtful = append(a.doubtful, ln)
 			continue
 		}
 		ln.ahead = false
@@ -150,12 +124,12 @@ func (a *aggregator) pass() {
 
 // count adds a chunk's events to their lanes. Times beyond soonest do not move
 // the watermark. An error is the source's fault.
-func (a *aggregator) count(ch Chunk, soonest int64) (r reading, err error) {
+func (a *aggregator) count(ch Chunk, soonest int64) (r chunkTally, err error) {
 	pos, wm := a.pos, a.wm
 	at := int64(-1)
 	for i := range ch.Events {
 		if i%atOnce == 0 {
-			a.table.prepare(ch.Events[i:min(i+atOnce, len(ch.Events))])
+			a.table.prefetch(ch.Events[i:min(i+atOnce, len(ch.Events))])
 		}
 		ev := &ch.Events[i]
 		if ev.Offset != at {
@@ -236,8 +210,10 @@ func (a *aggregator) late(ln *lane, ev *Event, sp *span) bool {
 		ln.tally.dropped++
 	}
 	if a.onLate != nil {
+		event := *ev
+		event.Key = strings.Clone(ev.Key)
 		a.onLate(Late{
-			Partition: a.id, Event: *ev, Start: time.Unix(0, sp.start).UTC(), End: time.Unix(0, sp.end).UTC(),
+			Partition: a.id, Event: event, Start: time.Unix(0, sp.start).UTC(), End: time.Unix(0, sp.end).UTC(),
 			Watermark: a.wm.time(), Counted: counted, Expired: expired,
 		})
 	}
@@ -253,7 +229,7 @@ func (a *aggregator) promise(ch Chunk, idle time.Duration, top func() mark) {
 		return
 	}
 	if a.later.ok && ch.AsOf.UnixNano() >= a.later.ns {
-		// The clock has passed what was too far ahead of it.
+		// The clock has passed an event that was too far ahead of it.
 		a.wm, a.later = later(a.wm, a.later), mark{}
 		a.calm = calm{}
 		a.stale = true
@@ -305,42 +281,26 @@ func (a *aggregator) seal(ln *lane, to Checkpoint) {
 
 func (a *aggregator) sealFull() {
 	for _, ln := range a.full {
-		if n := len(ln.open.counters); n >= sealBusy || n >= sealAt && !ln.busy && len(ln.queue) == 0 {
+		if n := len(ln.open.counters); n >= sealBusy || n >= sealAt && len(ln.queue) == 0 {
 			a.seal(ln, a.target(ln))
 		}
 	}
 	a.full = a.full[:0]
 }
 
-// held is up to where every shard holds the counts of a log; -1: some hold
-// another's.
-func (a *aggregator) held(log string) int64 {
-	low := int64(-1)
-	for i, ln := range a.lanes {
-		if ln.stored.Log != log {
-			return -1
-		}
-		if i == 0 || ln.stored.Offset < low {
-			low = ln.stored.Offset
-		}
-	}
-	return low
-}
-
-// flush seals what is open. A lane without increments writes its checkpoint
-// when a window closes with it, when it lags, or else now and then.
+// flush seals the open batches. A lane without increments writes its checkpoint
+// when that closes a window, when the checkpoint lags, or else every 5 seconds.
 func (a *aggregator) flush(now time.Time) {
 	a.stale = false
 	for _, ln := range a.lanes {
 		to := a.target(ln)
 		switch {
-		case ln.found != nil || ln.lost:
-		case len(ln.open.counters) > 0 && (ln.busy || len(ln.queue) > 0):
+		case len(ln.open.counters) > 0 && len(ln.queue) > 0:
 			ln.due = true
 		case len(ln.open.counters) > 0:
 			a.seal(ln, to)
 		case to.Same(ln.sealed):
-		case !ln.busy && len(ln.queue) == 0 && (to.Offset-ln.sealed.Offset >= lagLimit || now.Sub(ln.wrote) >= quietEvery || a.closes(ln.sealed, to)):
+		case len(ln.queue) == 0 && (to.Offset-ln.sealed.Offset >= lagLimit || now.Sub(ln.wrote) >= quietEvery || a.closes(ln.sealed, to)):
 			a.seal(ln, to)
 		default:
 			a.stale = true
@@ -359,4 +319,28 @@ func (a *aggregator) closes(from, to Checkpoint) bool {
 	}
 	before := a.closings.of(old.ns - int64(a.def.Grace)).start
 	return a.closings.of(new.ns-int64(a.def.Grace)).start > before
+}
+
+// end notes that the log will never hold anything after pos. With final no later
+// run will either, so that the window of the last event need not stay open.
+func (a *aggregator) end(final bool) {
+	a.ended = true
+	if final {
+		a.wm = later(a.wm, markOf(a.def.EndMark(a.wm.time())))
+	}
+}
+
+// sealDue seals the open batch of a lane whose queue has become empty, if a flush
+// came in the meantime or it is full.
+func (a *aggregator) sealDue(ln *lane) {
+	if n := len(ln.open.counters); len(ln.queue) == 0 && n > 0 && (ln.due || n >= sealAt) {
+		a.seal(ln, a.target(ln))
+	}
+}
+
+// reuse takes a slice back that no batch needs any more.
+func (a *aggregator) reuse(deltas []Delta) {
+	if cap(deltas) > 0 && len(a.free) < len(a.lanes) {
+		a.free = append(a.free, deltas[:0])
+	}
 }

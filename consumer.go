@@ -5,48 +5,51 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"time"
 )
 
-// A consumer counts one partition. Its fields belong to the goroutine of run;
-// calls on the source and the sink have goroutines of their own, which answer
-// through channels.
+// A consumer counts one partition. Its fields belong to the goroutine of run.
+// Calls on the source and the sink have goroutines of their own and answer through
+// channels.
 type consumer struct {
-	aggregator
-	p    *Pipeline
-	part Partition
-	log  string // the current incarnation
+	id         string
+	p          *Pipeline
+	part       Partition
+	agg        *aggregator
+	deliveries []*delivery // of agg's lanes, by shard
+	log        string      // the current incarnation
 
-	over error // io.EOF or ErrEnded: nothing to read, unless a lane is settled
-	stop error // reading is over for good; errStopped: ctx ended
+	over error // io.EOF or ErrEnded once there is nothing to read, until a delivery is settled
+	stop error // why reading is over for good. errStopped: because ctx ended
 
 	reading   bool // a call on the partition is under way
 	retry     backoff
-	readAt    time.Time // earliest time of the next call, after errors
-	all       bool      // every lane must be settled before reading goes on
-	discard   bool      // ... and drops what it holds before: it was read from what the log no longer holds
-	conflicts int       // settled in a row without a batch applied
-	restAt    time.Time // rivals: neither read nor send before
-	committed int64     // last told to the Committer
-	flushAt   time.Time // zero: nothing to flush
+	readAt    time.Time // earliest time of the next call on the partition, after errors
+	settling  settling
+	conflicts int       // in a row, without a batch applied
+	restAt    time.Time // give way to a rival: neither read nor send before
+	committed int64     // last offset that the Committer was given
+	flushAt   time.Time // zero if there is nothing to flush
 	flushed   time.Time
 
 	answers  chan answer  // from the partition
 	outcomes chan outcome // from the lanes
-	polled   chan polled
+	polled   chan pollResult
 	calls    sync.WaitGroup
-	halted   chan struct{} // closed with stop: hurries retries
+	halted   chan struct{} // closed when stop is set, to cut retries short
 	cease    context.CancelFunc
-	troubles map[int]error // last error by lane, -1: of the partition; within books.of
+	troubles map[int]error // last error by shard, under -1 the partition's. Used within books.of
 }
 
-// An answer is a Chunk, or, if there are lanes, where each is to go on.
+// An answer is the result of a call on the partition: a Chunk of Fetch, or the
+// checkpoints of Resume.
 type answer struct {
-	chunk Chunk
-	lanes []*lane
-	to    []Checkpoint
-	err   error
+	chunk   Chunk
+	settled []*delivery
+	to      []Checkpoint // by settled
+	err     error
 }
 
 var errStopped = errors.New("stopped")
@@ -58,15 +61,19 @@ func (p *Pipeline) consume(ctx context.Context, part Partition) error {
 		return nil // and perhaps there is no sink: see run
 	}
 	c := &consumer{
-		aggregator: newAggregator(part.ID(), p.def, p.shards),
-		p:          p, part: part, all: true, committed: -1,
+		id: part.ID(), p: p, part: part,
+		agg:      newAggregator(part.ID(), p.def, len(p.shards)),
+		settling: settleFlushed, committed: -1,
 		answers: make(chan answer, 1), outcomes: make(chan outcome, len(p.shards)),
-		polled: make(chan polled, len(p.shards)), halted: make(chan struct{}),
+		polled: make(chan pollResult, len(p.shards)), halted: make(chan struct{}),
 		troubles: map[int]error{},
 	}
-	c.onLate = p.cfg.OnLate
-	c.onReject = func(ev *Event) {
-		p.cfg.Logger.Warn("event time is not within the years 1700 to 2199: not counted", "partition", c.id, "offset", ev.Offset, "key", ev.Key, "time", ev.Time)
+	for i, shard := range p.shards {
+		c.deliveries = append(c.deliveries, &delivery{lane: c.agg.lanes[i], shard: shard, unsettled: true})
+	}
+	c.agg.onLate = p.cfg.OnLate
+	c.agg.onReject = func(ev *Event) {
+		p.cfg.Logger.Warn("event rejected, its time is not in the years 1700 to 2199", "partition", c.id, "offset", ev.Offset, "key", ev.Key, "time", ev.Time)
 	}
 	if err := p.join(ctx, c.id); err != nil || ctx.Err() != nil {
 		return err
@@ -86,7 +93,8 @@ func (p *Pipeline) consume(ctx context.Context, part Partition) error {
 	return c.run(ctx)
 }
 
-// run starts what can be started, waits for what comes first, and so on.
+// run is the consumer's loop. It starts every call that can be started and waits
+// for the first answer.
 func (c *consumer) run(ctx context.Context) error {
 	// The last flush outlives ctx, but not for ever.
 	sending, cancel := context.WithCancel(context.WithoutCancel(ctx))
@@ -116,7 +124,7 @@ func (c *consumer) run(ctx context.Context) error {
 			c.reading = false
 			c.take(reading, a)
 		case o := <-c.outcomes:
-			c.settleCall(reading, o)
+			c.heard(reading, o)
 		case s := <-c.polled:
 			c.compare(s)
 		case <-wake.C:
@@ -129,7 +137,7 @@ func (c *consumer) run(ctx context.Context) error {
 	return c.leave()
 }
 
-// halt ends reading for good; what is pending is still flushed.
+// halt ends reading for good. Pending batches are still flushed.
 func (c *consumer) halt(why error) {
 	if c.stop == nil {
 		c.stop = why
@@ -138,7 +146,7 @@ func (c *consumer) halt(why error) {
 	}
 }
 
-// fail halts with err, unless err only says that ctx ended.
+// fail halts with err. If ctx has ended, err only says so, and nothing has failed.
 func (c *consumer) fail(ctx context.Context, err error) {
 	if ctx.Err() != nil {
 		err = errStopped
@@ -150,23 +158,18 @@ func (c *consumer) closing() bool { return c.stop != nil || c.over != nil }
 
 // finished reports whether nothing is left to do.
 func (c *consumer) finished() bool {
-	if !c.closing() || c.reading || c.stop == nil && c.all {
+	if !c.closing() || c.reading || c.stop == nil && c.settling != settleSome {
 		return false
 	}
-	for _, ln := range c.lanes {
-		if ln.busy || !ln.lost && (ln.found != nil || !ln.empty() || !c.target(ln).Same(ln.sealed)) {
-			return false
-		}
-	}
-	return true
+	return !slices.ContainsFunc(c.deliveries, func(d *delivery) bool { return !c.drained(d) })
 }
 
-// leave says what the partition ended with.
+// leave closes the books of the partition and returns the error that ended it.
 func (c *consumer) leave() error {
 	c.commit()
 	var events int64
-	for _, ln := range c.lanes {
-		n, increments := ln.drop(&c.table)
+	for _, ln := range c.agg.lanes {
+		n, increments := ln.drop(&c.agg.table)
 		events += n
 		c.p.books.change(func(s *Stats) { s.Increments -= int64(increments) })
 	}
@@ -174,12 +177,12 @@ func (c *consumer) leave() error {
 		return c.stop
 	}
 	if events > 0 {
-		c.p.cfg.Logger.Warn("stopped before everything was flushed: it is read again by whoever goes on", "partition", c.id, "events", events)
+		c.p.cfg.Logger.Warn("stopped before the last flush was done, the next run reads these events again", "partition", c.id, "events", events)
 	}
 	return nil
 }
 
-// next returns when to go on even if nothing happens; zero: never.
+// next returns when the loop must go on if nothing happens, zero for never.
 func (c *consumer) next() time.Time {
 	var at time.Time
 	now := time.Now()
@@ -191,36 +194,36 @@ func (c *consumer) next() time.Time {
 	return at
 }
 
-// advance starts every call that can be started. It returns a channel to wait
-// for if reading waits for room.
+// advance starts every call that can be started. If reading waits for MaxPending,
+// it returns a channel that is closed when there is room.
 func (c *consumer) advance(ctx, sending context.Context) (room <-chan struct{}) {
 	now := time.Now()
 	if !c.flushAt.IsZero() && !now.Before(c.flushAt) {
 		c.flushed, c.flushAt = now, time.Time{}
-		c.flush(now)
+		c.agg.flush(now)
 		c.arm()
 	}
 	resting := now.Before(c.restAt) && c.stop == nil
-	settle := c.lanes[:0:0]
-	for _, ln := range c.lanes {
-		c.launch(ctx, sending, ln, resting)
-		if ln.found != nil {
-			settle = append(settle, ln)
+	var waiting []*delivery // to be settled
+	for _, d := range c.deliveries {
+		c.launch(ctx, sending, d, resting)
+		if d.phase == found {
+			waiting = append(waiting, d)
 		}
 	}
 	switch {
 	case c.reading || c.stop != nil || resting || now.Before(c.readAt):
-	case c.all && len(settle) < len(c.lanes):
-	case len(settle) > 0:
+	case c.settling != settleSome && len(waiting) < len(c.deliveries):
+	case len(waiting) > 0:
 		c.reading = true
-		c.calls.Go(func() { c.answers <- c.resume(ctx, settle) })
+		c.calls.Go(func() { c.answers <- c.resume(ctx, waiting) })
 	case c.over != nil || c.reviving():
 	default:
 		if room = c.p.books.full(); room != nil {
 			return room
 		}
 		c.reading = true
-		from := Position{c.pos, c.epoch}
+		from := Position{c.agg.pos, c.agg.epoch}
 		c.calls.Go(func() {
 			chunk, err := c.part.Fetch(ctx, from)
 			c.answers <- answer{chunk: chunk, err: err}
@@ -229,47 +232,45 @@ func (c *consumer) advance(ctx, sending context.Context) (room <-chan struct{}) 
 	return nil
 }
 
-// take handles what a call on the partition returned.
+// take handles the answer of a call on the partition.
 func (c *consumer) take(ctx context.Context, a answer) {
 	switch {
-	case a.lanes != nil && a.err == nil:
-		c.adopt(ctx, a)
-	case a.lanes != nil:
+	case a.settled != nil && a.err == nil:
+		c.adopt(a)
+	case a.settled != nil:
 		c.fail(ctx, a.err)
 	case a.err == nil:
 		c.retry = backoff{}
 		c.trouble(-1, nil)
 		c.read(a.chunk)
 	case errors.Is(a.err, ErrEnded):
-		c.over, c.ended = ErrEnded, true
-		if errors.Is(a.err, ErrFinal) {
-			c.wm = later(c.wm, markOf(c.def.EndMark(c.wm.time())))
-		}
+		c.over = ErrEnded
+		c.agg.end(errors.Is(a.err, ErrFinal))
 	case errors.Is(a.err, io.EOF):
 		c.over = io.EOF
 	case ctx.Err() != nil: // halted, perhaps
 	case errors.Is(a.err, ErrOffsetOutOfRange):
-		// What is pending cannot be read again: it is flushed first.
-		c.settleAll(false)
+		// Pending events cannot be read again, so they are flushed first.
+		c.settleAll(settleFlushed)
 		c.failed(a.err)
 	case errors.Is(a.err, ErrTruncated):
-		c.settleAll(true)
+		c.settleAll(settleDropping)
 		c.failed(a.err)
 	default:
 		c.failed(a.err)
 	}
 }
 
-// failed takes note of a Fetch that failed, and has it repeated after a while.
+// failed books a failed Fetch and schedules the next one.
 func (c *consumer) failed(err error) {
-	c.calm = calm{}
+	c.agg.calm = calm{}
 	c.readAt = time.Now().Add(c.retry.next())
-	c.trouble(-1, fmt.Errorf("tumble: fetch %s@%d: %w", c.id, c.pos, err))
+	c.trouble(-1, fmt.Errorf("tumble: fetch %s@%d: %w", c.id, c.agg.pos, err))
 	c.p.books.change(func(s *Stats) { s.Retries++ })
 }
 
-// read counts a chunk and books it. One that comes after the end of a partition
-// is left for when its lanes have been revived, and its events are read again.
+// read counts a chunk and books it. If the partition had ended, the chunk has to
+// wait: its events are fetched again once the partition has been revived.
 func (c *consumer) read(ch Chunk) {
 	p := c.p
 	if c.revive(ch.Next) {
@@ -280,15 +281,19 @@ func (c *consumer) read(ch Chunk) {
 		})
 		return
 	}
-	r, err := c.count(ch, time.Now().Add(p.cfg.MaxAhead).UnixNano())
+	r, err := c.agg.count(ch, time.Now().Add(p.cfg.MaxAhead).UnixNano())
 	if err != nil {
-		for _, ln := range c.lanes {
-			ln.lost = true // part of the chunk is in it
+		for _, d := range c.deliveries {
+			d.abandoned = true // part of the chunk is in its lane
 		}
 		c.halt(err)
 	} else if p.cfg.Idle >= 0 {
-		c.promise(ch, p.cfg.Idle, p.top)
+		c.agg.promise(ch, p.cfg.Idle, p.top)
 	}
+	for _, ln := range c.agg.doubtful {
+		c.deliveries[ln.index].unsettled = true
+	}
+	c.agg.doubtful = nil
 	c.arm()
 	p.books.change(func(s *Stats) {
 		n := int64(len(ch.Events))
@@ -300,13 +305,13 @@ func (c *consumer) read(ch Chunk) {
 		s.Increments += r.increments
 	})
 	p.books.of(c.id, func(s *PartitionStats) {
-		s.Offset, s.End, s.Watermark, s.CaughtUp = c.pos, ch.End, c.wm.time(), ch.End >= 0 && c.pos >= ch.End
+		s.Offset, s.End, s.Watermark, s.CaughtUp = c.agg.pos, ch.End, c.agg.wm.time(), ch.End >= 0 && c.agg.pos >= ch.End
 	})
 }
 
-// arm sets the time of the next flush, if there is something to flush.
+// arm schedules the next flush if there is something to flush.
 func (c *consumer) arm() {
-	if !c.stale || !c.flushAt.IsZero() {
+	if !c.agg.stale || !c.flushAt.IsZero() {
 		return
 	}
 	c.flushAt = c.flushed.Add(c.p.cfg.FlushInterval)
@@ -315,9 +320,15 @@ func (c *consumer) arm() {
 	}
 }
 
-// commit tells the source how far every shard holds its counts.
+// commit tells the source up to which offset every shard holds the counts.
 func (c *consumer) commit() {
-	low := c.held(c.log)
+	low := c.deliveries[0].stored.Offset
+	for _, d := range c.deliveries {
+		if d.stored.Log != c.log {
+			return // some shard holds the counts of another log
+		}
+		low = min(low, d.stored.Offset)
+	}
 	if low <= c.committed {
 		return
 	}

@@ -4,118 +4,210 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
+	"sync/atomic"
+	"time"
 )
 
-// An outcome is what became of the delivery of a parcel, or what a Load found.
-type outcome struct {
-	ln     *lane
-	parcel *parcel // nil: it was a Load
-	repeat bool    // the parcel was sent before, with unknown outcome
-	passed bool    // the frontier has passed the parcel, a revival
-	found  *found  // of a Load or a conflict
-	err    error   // fatal, or the context ended
+// A phase is the state of a delivery:
+//
+//	              send or load                  another checkpoint
+//	          ┌──────────────────▶ calling ─────────────────────────┐
+//	          │                     │   │                           ▼
+//	begin ▶ idle ◀──────────────────┘   │ fatal error,            found
+//	          ▲       applied           ▼ or out of time            │ │
+//	          │                        gone ◀───────────────────────┘ │
+//	          │                                 stopped               │
+//	          └───────────────────────────────────────────────────────┘
+//	                            settled: adopt
+//
+// Only an idle delivery starts a call, so at most one is outstanding. Only a found
+// one is settled. One that is gone starts nothing more: the next run reads the
+// events of its lane again.
+type phase int
+
+const (
+	idle phase = iota
+	calling
+	found
+	gone
+)
+
+// A delivery empties one lane into its shard. Its fields belong to the
+// partition's consumer, but for calls.
+type delivery struct {
+	lane  *lane
+	shard Shard
+	phase phase
+
+	stored  Checkpoint // in the shard, as far as is known
+	finding *finding   // in phase found, nil in all others
+	writer  uint64     // of the batches, see Batch
+
+	unsettled bool // must Load and settle, before the next parcel or after a flush: see flushesFirst
+	rival     bool // another process was faster, see rest
+	revive    bool // the partition had ended in the shard and goes on
+	abandoned bool // the lane must not be sent. The delivery is gone once its call is over
+
+	calls atomic.Uint64 // counts begins and ends of calls, so that a poll notices one that came in between
 }
 
-// launch starts the lane's next call, if there is one.
-func (c *consumer) launch(ctx, sending context.Context, ln *lane, resting bool) {
-	flushing := c.all && !c.discard
-	if left := flushing && len(ln.queue)+len(ln.open.counters) > 0; c.stop != nil && !ln.busy && (ln.found != nil || ln.reload && !left) {
-		ln.lost = true // it is not settled, and now never will be
+// A finding is the answer of a Load.
+type finding struct {
+	stored   Checkpoint // of the partition
+	frontier time.Time
+	floor    time.Time
+}
+
+// newWriter returns a number for the Writer of batches.
+func newWriter() uint64 { return max(rand.Uint64(), 1) }
+
+// An outcome is the result of a call on the shard.
+type outcome struct {
+	d       *delivery
+	parcel  *parcel  // nil if the call was a Load
+	repeat  bool     // the parcel was sent before, with unknown outcome
+	passed  bool     // the frontier has passed the parcel, a revival
+	finding *finding // of a Load, a conflict or a revival that was passed
+	err     error    // fatal, or the context ended
+}
+
+// drained reports whether a delivery has nothing left to do after the end of
+// reading: its lane is empty and the shard holds the last checkpoint, or it is gone.
+func (c *consumer) drained(d *delivery) bool {
+	switch d.phase {
+	case gone:
+		return true
+	case idle:
+		return d.lane.empty() && c.agg.target(d.lane).Same(d.lane.sealed)
 	}
-	if ln.busy || ln.found != nil || ln.lost {
+	return false
+}
+
+// flushesFirst reports whether a delivery may send the parcels of its lane. One that
+// is to be settled drops them instead, unless their events can't be read again.
+func (c *consumer) flushesFirst(d *delivery) bool { return !d.unsettled || c.settling == settleFlushed }
+
+// sealsRest reports whether the lane's open batch is sealed at once instead of at
+// the next flush: on the way out, or before it is settled.
+func (c *consumer) sealsRest(d *delivery) bool {
+	if c.settling == settleFlushed && len(d.lane.open.counters) > 0 {
+		return true
+	}
+	return c.closing() && len(d.lane.queue) == 0 && !d.unsettled
+}
+
+// launch starts the delivery's next call, if there is one.
+func (c *consumer) launch(ctx, sending context.Context, d *delivery, resting bool) {
+	c.release(d)
+	if d.phase != idle {
 		return
 	}
-	if len(ln.queue) == 0 && !ln.reload && c.closing() || flushing && len(ln.open.counters) > 0 {
-		if to := c.target(ln); !to.Same(ln.sealed) {
-			c.seal(ln, to)
+	if c.sealsRest(d) {
+		if to := c.agg.target(d.lane); !to.Same(d.lane.sealed) {
+			c.agg.seal(d.lane, to)
 		}
 	}
 	switch {
-	case len(ln.queue) > 0 && (!ln.reload || flushing):
-		if b := ln.queue[0]; !resting {
-			b.Writer = ln.writer
-			c.start(ln, func() outcome { return c.deliver(sending, ln, b) })
+	case len(d.lane.queue) > 0 && c.flushesFirst(d):
+		if b := d.lane.queue[0]; !resting {
+			b.Writer = d.writer
+			c.start(d, func() outcome { return c.deliver(sending, d, b) })
 		}
-	case ln.reload:
-		c.start(ln, func() outcome { return c.load(ctx, ln) })
+	case d.unsettled:
+		c.start(d, func() outcome { return c.load(ctx, d) })
 	}
 }
 
-func (c *consumer) start(ln *lane, call func() outcome) {
-	ln.busy = true
-	ln.calls.Add(1)
+// release lets go of a delivery that will never be settled, because reading is
+// over for good, or that must not go on.
+func (c *consumer) release(d *delivery) {
+	flushing := c.settling == settleFlushed && !d.lane.empty()
+	switch {
+	case d.phase == calling || d.phase == gone:
+	case d.abandoned, c.stop != nil && d.phase == found, c.stop != nil && d.unsettled && !flushing:
+		d.phase = gone
+	}
+}
+
+func (c *consumer) start(d *delivery, call func() outcome) {
+	d.phase = calling
+	d.calls.Add(1)
 	c.calls.Go(func() { c.outcomes <- call() })
 }
 
 // deliver sends a parcel until its outcome is definite or ctx ends.
-func (c *consumer) deliver(ctx context.Context, ln *lane, b *parcel) outcome {
-	o := outcome{ln: ln, parcel: b}
+func (c *consumer) deliver(ctx context.Context, d *delivery, b *parcel) outcome {
+	o := outcome{d: d, parcel: b}
 	for wait := (backoff{}); ; {
-		err := ln.shard.Apply(ctx, b.Batch)
+		err := d.shard.Apply(ctx, b.Batch)
 		if err == nil {
-			c.trouble(ln.index, nil)
+			c.trouble(d.lane.index, nil)
 			return o
 		} else if errors.Is(err, ErrConflict) || errors.Is(err, ErrPassed) {
 			if o.passed = errors.Is(err, ErrPassed); !o.passed {
 				c.p.books.change(func(s *Stats) { s.Conflicts++ })
 			}
-			found := c.load(ctx, ln)
-			o.found, o.err = found.found, found.err
+			loaded := c.load(ctx, d)
+			o.finding, o.err = loaded.finding, loaded.err
 			return o
 		}
-		o.err = fmt.Errorf("tumble: apply %s@%d to shard %d: %w", c.id, b.From.Offset, ln.index, err)
+		o.err = fmt.Errorf("tumble: apply %s@%d to shard %d: %w", c.id, b.From.Offset, d.lane.index, err)
 		if errors.Is(err, ErrDefinition) || ctx.Err() != nil {
 			return o
 		}
-		c.trouble(ln.index, o.err)
+		c.trouble(d.lane.index, o.err)
 		c.p.books.change(func(s *Stats) { s.Retries++ })
 		if !wait.sleep(ctx, c.halted) {
 			return o
 		}
 		o.repeat, o.err = true, nil
-		b.Writer = newWriter() // the store may have lost what it did the first time
+		b.Writer = newWriter() // the store may have applied the first one and lost it
 	}
 }
 
-// load finds what is stored in the lane's shard, storing what it lacks.
-func (c *consumer) load(ctx context.Context, ln *lane) outcome {
-	state, err := c.p.load(ctx, ln.index, c.p.init, func(err error) { c.trouble(ln.index, err) })
+// load loads the delivery's shard and stores the checkpoints that it lacks.
+func (c *consumer) load(ctx context.Context, d *delivery) outcome {
+	state, err := c.p.load(ctx, d.lane.index, c.p.init, func(err error) { c.trouble(d.lane.index, err) })
 	if err != nil {
-		return outcome{ln: ln, err: err}
+		return outcome{d: d, err: err}
 	}
 	mine, ok := state.Checkpoints[c.id]
 	if !ok {
-		return outcome{ln: ln, err: fmt.Errorf("tumble: load shard %d: the sink did not store partition %s", ln.index, c.id)}
+		return outcome{d: d, err: fmt.Errorf("tumble: load shard %d: the sink did not store partition %s", d.lane.index, c.id)}
 	}
-	return outcome{ln: ln, found: &found{mine, state.Frontier, state.Floor}}
+	return outcome{d: d, finding: &finding{mine, state.Frontier, state.Floor}}
 }
 
-// settleCall takes the outcome of a lane's call.
-func (c *consumer) settleCall(ctx context.Context, o outcome) {
-	ln := o.ln
-	ln.busy = false
-	ln.calls.Add(1)
+// heard takes the outcome of a call.
+func (c *consumer) heard(ctx context.Context, o outcome) {
+	d := o.d
+	d.phase = idle
+	d.calls.Add(1)
 	if o.parcel != nil {
-		ln.writer = o.parcel.Writer
+		d.writer = o.parcel.Writer
 	}
-	if o.err != nil {
-		ln.lost = true
+	switch applied := o.parcel != nil && (o.finding == nil || o.finding.stored.Same(o.parcel.To)); {
+	case o.err != nil:
+		d.phase = gone
 		c.fail(ctx, o.err)
-		return
-	}
-	mine := o.found == nil
-	if o.parcel == nil || !mine && !o.found.stored.Same(o.parcel.To) {
-		ln.found = o.found
+	case applied:
+		c.applied(o)
+	default:
+		d.phase, d.finding = found, o.finding
 		if o.parcel != nil && !o.passed {
-			c.suspect(ln, o.found.stored)
+			c.suspect(d, o.finding.stored)
 		}
-		return
 	}
-	// The parcel's counts are in the shard. If this process never heard an
-	// error for it, another one sent the same.
-	b := o.parcel
-	ln.queue = ln.queue[1:]
-	ln.stored = b.To
+}
+
+// applied books a parcel whose counts are in the shard. If this process never
+// heard an error for it, and finds it stored all the same, another one sent it.
+func (c *consumer) applied(o outcome) {
+	d, b := o.d, o.parcel
+	mine := o.finding == nil
+	d.lane.shift()
+	d.stored = b.To
 	if b.To.Log == b.From.Log && b.To.Offset < b.From.Offset {
 		c.committed = -1 // it falls with a log that was truncated
 	}
@@ -132,18 +224,13 @@ func (c *consumer) settleCall(ctx context.Context, o outcome) {
 	if mine {
 		c.conflicts = 0
 	}
-	if cap(b.Deltas) > 0 && len(c.free) < len(c.lanes) {
-		c.free = append(c.free, b.Deltas[:0])
-	}
-	if len(ln.queue) == 0 && len(ln.open.counters) > 0 && (ln.due || len(ln.open.counters) >= sealAt) {
-		c.seal(ln, c.target(ln))
-	}
+	c.agg.reuse(b.Deltas)
+	c.agg.sealDue(d.lane)
 	c.commit()
 }
 
-// trouble remembers the last error of a lane, or of the partition for -1, until
-// nil says that it has passed. It is logged when the first comes and when the
-// last has gone.
+// trouble keeps the last error of a shard, or of the partition under -1, until nil
+// says that it has passed. The first error and the end of the last one are logged.
 func (c *consumer) trouble(index int, err error) {
 	var before, after int
 	c.p.books.of(c.id, func(s *PartitionStats) {
@@ -159,8 +246,8 @@ func (c *consumer) trouble(index int, err error) {
 	})
 	switch {
 	case before == 0 && after > 0:
-		c.p.cfg.Logger.Warn("trying again until it works", "partition", c.id, "error", err)
+		c.p.cfg.Logger.Warn("partition is in trouble, retrying", "partition", c.id, "error", err)
 	case before > 0 && after == 0:
-		c.p.cfg.Logger.Info("works again", "partition", c.id)
+		c.p.cfg.Logger.Info("partition works again", "partition", c.id)
 	}
 }

@@ -1,12 +1,13 @@
 package tumble
 
 import (
+	"math"
 	"slices"
-	"sync/atomic"
 	"time"
 )
 
-// A tally is what became of the events of one batch; it is booked with it.
+// A tally counts the outcomes of one batch's events. It is booked when the batch
+// is applied.
 type tally struct{ counted, late, ahead, dropped, expired, rejected int64 }
 
 func (t tally) events() int64 { return t.counted + t.dropped + t.expired + t.rejected }
@@ -20,59 +21,42 @@ func (t tally) book(s *Stats) {
 	s.Rejected += t.rejected
 }
 
-// A parcel is a sealed batch: frozen but for its Writer, so that it can be sent
-// again after an unknown outcome.
+// A parcel is a sealed batch. It is frozen but for its Writer, so that it can be
+// sent again after an unknown outcome.
 type parcel struct {
 	Batch
 	tally tally
 }
 
-// A lane carries the increments of one partition to one shard. At most one of
-// its parcels, the first of the queue, is outstanding.
+// A lane is the open batch, the queue and the position of one partition in one
+// shard. An aggregator fills it and a delivery empties it, both on the
+// goroutine of the partition's consumer.
 type lane struct {
-	shard  Shard
-	index  int
-	stored Checkpoint // in the shard, as far as is known
-	sealed Checkpoint // To of the newest parcel; stored if there is none
+	index  int        // of the shard
+	sealed Checkpoint // To of the newest parcel, also after it has been applied
 	wrote  time.Time  // when the newest parcel was sealed
 
-	// A lane that is ahead has seen the events up to next already, when reading
-	// went back for another lane; mark is the watermark there. Any other lane
+	// A lane that is ahead has seen the events before next already, and reading
+	// went back for another lane. mark is the watermark at next. Any other lane
 	// stands where reading stands.
 	ahead   bool
 	next    Position
 	mark    mark
-	vouched bool // the source has just said that the log holds what is before next
+	vouched bool // the source has just confirmed that the log still holds the records before next
 
-	writer uint64 // of the batches, see Batch
-	floor  int64  // windows that end at or before it are past retention in the shard, as far as is known
+	floor int64 // windows that end at or before it are past retention in the shard, as far as is known
 
-	open  *open
-	tally tally // of the open batch
-	queue []*parcel
-
-	busy   bool          // a call is under way: a parcel's delivery or a Load
-	due    bool          // a flush came while busy
-	reload bool          // Load once empty, then settle
-	found  *found        // what is stored instead; the lane waits to be settled
-	rival  bool          // found by a conflict
-	revive bool          // the lane's partition had ended, and goes on
-	lost   bool          // found while draining: what the lane holds is not sent
-	calls  atomic.Uint64 // counts their begins and ends, so that the poll can tell whether one came in between
+	open  *openBatch
+	tally tally     // of the open batch
+	queue []*parcel // the first one may be under way
+	due   bool      // a flush came while the queue was not empty
 }
 
-// found is what a lane's shard holds, as Load saw it.
-type found struct {
-	stored   Checkpoint // of the lane's partition
-	frontier time.Time  // of the shard
-	floor    time.Time  // of the shard
-}
+// empty reports whether all increments of the lane are stored.
+func (ln *lane) empty() bool { return len(ln.queue) == 0 && len(ln.open.counters) == 0 }
 
-// empty reports whether the lane holds nothing that was not sent.
-func (ln *lane) empty() bool { return !ln.busy && len(ln.queue) == 0 && len(ln.open.counters) == 0 }
-
-// seal freezes the open batch into a parcel that moves the checkpoint to to;
-// deltas is an empty slice to use.
+// seal freezes the open batch into a parcel that moves the checkpoint to to.
+// deltas is an empty slice to reuse.
 func (ln *lane) seal(partition string, t *table, to Checkpoint, deltas []Delta) {
 	deltas = slices.Grow(deltas, len(ln.open.counters))
 	var start time.Time
@@ -91,6 +75,9 @@ func (ln *lane) seal(partition string, t *table, to Checkpoint, deltas []Delta) 
 	ln.wrote = time.Now()
 }
 
+// shift takes the first parcel, which was applied, off the queue.
+func (ln *lane) shift() { ln.queue = ln.queue[1:] }
+
 // drop empties the lane and returns how much it held.
 func (ln *lane) drop(t *table) (events int64, increments int) {
 	events, increments = ln.tally.events(), len(ln.open.counters)
@@ -103,3 +90,14 @@ func (ln *lane) drop(t *table) (events int64, increments int) {
 	ln.queue = nil
 	return events, increments
 }
+
+// raise takes note of the shard's floor. It never falls but with a store that
+// lost it, which settles the lane.
+func (ln *lane) raise(floor time.Time) {
+	if !floor.IsZero() {
+		ln.floor = max(ln.floor, floor.UnixNano())
+	}
+}
+
+// noFloor is the floor of a shard that has none.
+const noFloor = math.MinInt64

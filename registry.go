@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// register writes every partition of the source into every shard, one shard
-// after the other, before anything of a new one is counted. A shard that lacks
-// a partition would not wait for it before it calls a window final.
+// register stores every partition of the source in every shard, one shard after
+// the other, before the first event of a new partition is counted. A shard that
+// did not know a partition would close windows without waiting for it.
 func (p *Pipeline) register(ctx context.Context) error {
 	select {
 	case p.registering <- struct{}{}:
@@ -40,7 +40,8 @@ func (p *Pipeline) register(ctx context.Context) error {
 	p.mu.Unlock()
 	known = map[string]Checkpoint{}
 	for i := range p.shards {
-		// Who was faster in the first shard has the word on all others.
+		// If two processes register at once, the faster one in the first shard
+		// decides for all others.
 		state, err := p.load(ctx, i, p.init, nil)
 		if err != nil {
 			return err
@@ -53,8 +54,8 @@ func (p *Pipeline) register(ctx context.Context) error {
 	return nil
 }
 
-// join registers a partition that is new since Run began, however long the
-// source takes to list it. It returns nil when ctx ends.
+// join registers a partition that appeared after Run began. It retries until the
+// source lists it, and returns nil when ctx ends.
 func (p *Pipeline) join(ctx context.Context, id string) error {
 	p.mu.Lock()
 	_, known := p.first[id]
@@ -68,7 +69,7 @@ func (p *Pipeline) join(ctx context.Context, id string) error {
 			return err
 		}
 		if wait.first() {
-			p.cfg.Logger.Warn("cannot register a partition, trying again", "partition", id, "error", err)
+			p.cfg.Logger.Warn("registering a partition failed, retrying", "partition", id, "error", err)
 		}
 		p.books.change(func(s *Stats) { s.Retries++ })
 		wait.sleep(ctx, nil)
@@ -76,9 +77,9 @@ func (p *Pipeline) join(ctx context.Context, id string) error {
 	return nil
 }
 
-// merge adds what one shard knows of partitions to what others do, as it is to
-// be stored in a shard that lacks it. Of two words on one partition the one that
-// has not ended counts.
+// merge adds the checkpoints of one shard to known, in the form in which they are
+// stored in a shard that lacks them: at their origin. If two shards differ, the
+// one in which the partition has not ended wins.
 func merge(known, stored map[string]Checkpoint) {
 	for id, c := range stored {
 		if old, ok := known[id]; ok && !old.Ended {
@@ -91,13 +92,13 @@ func merge(known, stored map[string]Checkpoint) {
 	}
 }
 
-// learn takes what the sink knows, and the source's first word on the rest, as
-// the registry. p.mu is held.
+// learn updates the registry from the checkpoints in the sink. For partitions that
+// the sink lacks, the source's first answer counts. p.mu is held.
 func (p *Pipeline) learn(known map[string]Checkpoint) {
 	registry := maps.Clone(p.first)
 	maps.Copy(registry, p.registry)
 	for id, c := range known {
-		// A log that ended is over where the source has another.
+		// The source has another log now, so nobody will read the ended one.
 		if first, ok := p.first[id]; ok && c.Ended && c.Log != first.Log {
 			continue
 		}
@@ -106,15 +107,16 @@ func (p *Pipeline) learn(known map[string]Checkpoint) {
 	p.registry = registry
 }
 
-// init returns the checkpoints that a shard must hold at least.
+// init returns the checkpoints that every shard must hold.
 func (p *Pipeline) init() map[string]Checkpoint {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return maps.Clone(p.registry)
 }
 
-// load loads a shard, however long it takes: it fails only when ctx ends or the
-// error is fatal. tell, if set, is called with each error and with nil at last.
+// load loads a shard and retries until it works. It fails only when ctx ends or
+// the error is fatal. tell, if set, is called with each error and with nil after
+// the last one.
 func (p *Pipeline) load(ctx context.Context, shard int, init func() map[string]Checkpoint, tell func(error)) (ShardState, error) {
 	for wait := (backoff{}); ; {
 		var missing map[string]Checkpoint
@@ -138,7 +140,7 @@ func (p *Pipeline) load(ctx context.Context, shard int, init func() map[string]C
 		if tell != nil {
 			tell(err)
 		} else if wait.first() {
-			p.cfg.Logger.Warn("cannot load a shard, trying again", "shard", shard, "error", err)
+			p.cfg.Logger.Warn("loading a shard failed, retrying", "shard", shard, "error", err)
 		}
 		p.books.change(func(s *Stats) { s.Retries++ })
 		if !wait.sleep(ctx, nil) {
@@ -147,8 +149,7 @@ func (p *Pipeline) load(ctx context.Context, shard int, init func() map[string]C
 	}
 }
 
-// endWait is how long EndPartition gives pipelines to object: time for three
-// polls of each.
+// endWait is how long EndPartition lets pipelines object: three polls of each.
 const endWait = 3 * pollEvery
 
 // EndPartition marks a partition as one that nobody will ever read again, in
@@ -156,11 +157,11 @@ const endWait = 3 * pollEvery
 // process will not come back, a topic that is no longer counted. s must also be
 // a Reader.
 //
-// It takes 15 seconds, in which each pipeline whose source has the partition may
-// object: then the error wraps ErrObjected, or ErrConflict if the partition moved
-// on. A partition that is not known is an error, too. An error names the shards in
-// which the partition has ended already. Should the partition go on after all, it
-// goes on at the frontier, and what is closed stays so.
+// It takes 15 seconds, in which every pipeline whose source has the partition
+// objects. Then the error wraps ErrObjected, or ErrConflict if the partition moved
+// on. An unknown partition is an error, too. If the partition has ended in some
+// shards already, the error names them. If the partition goes on after all, it
+// does so at the frontier, and closed windows stay closed.
 func EndPartition(ctx context.Context, s Sink, partition string) error {
 	if err := endPartition(ctx, s, partition); err != nil {
 		return fmt.Errorf("tumble: end %s: %w", partition, err)
@@ -171,7 +172,7 @@ func EndPartition(ctx context.Context, s Sink, partition string) error {
 func endPartition(ctx context.Context, s Sink, partition string) error {
 	r, ok := s.(Reader)
 	if !ok {
-		return fmt.Errorf("the sink %T is no Reader, which tells its definition", s)
+		return fmt.Errorf("the sink %T is no tumble.Reader, so its definition is unknown", s)
 	}
 	def, err := r.Definition(ctx)
 	if err != nil {

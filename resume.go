@@ -9,12 +9,33 @@ import (
 	"time"
 )
 
-// resume asks the source where lanes are to go on.
-func (c *consumer) resume(ctx context.Context, lanes []*lane) answer {
-	a := answer{lanes: lanes}
-	known := map[Checkpoint]Checkpoint{} // lanes mostly stand at one place, and to ask may cost a request
-	for _, ln := range lanes {
-		stored := ln.found.stored
+// To settle is to find out where a delivery's shard stands, and to go on from
+// there: Load, then Resume, then adopt. A delivery settles at the start, after a
+// conflict, after a loss in the store, and when its partition goes on after its
+// end.
+
+// settling says how far it concerns all deliveries at once.
+type settling int
+
+const (
+	settleSome     settling = iota // each on its own, while reading goes on for the others
+	settleFlushed                  // all before reading goes on. They flush first, because the events can't be read again
+	settleDropping                 // all before reading goes on. They drop their lanes, because the log has lost the events
+)
+
+func (c *consumer) settleAll(how settling) {
+	c.settling = how
+	for _, d := range c.deliveries {
+		d.unsettled = true
+	}
+}
+
+// resume asks the source where deliveries are to go on.
+func (c *consumer) resume(ctx context.Context, deliveries []*delivery) answer {
+	a := answer{settled: deliveries}
+	known := map[Checkpoint]Checkpoint{} // most stand at one place, and to ask may cost a request
+	for _, d := range deliveries {
+		stored := d.finding.stored
 		stored.Watermark = stored.Watermark.UTC()
 		to, ok := known[stored]
 		for wait := (backoff{}); !ok; {
@@ -40,67 +61,41 @@ func (c *consumer) resume(ctx context.Context, lanes []*lane) answer {
 	return a
 }
 
-// settleAll settles every lane before reading goes on. Unless they are to
-// discard what they hold, it is flushed first.
-func (c *consumer) settleAll(discard bool) {
-	c.all, c.discard = true, discard
-	for _, ln := range c.lanes {
-		ln.reload = true
-	}
-}
-
-// adopt settles lanes: they drop what they hold and go on from what is stored,
-// or where the source says instead, and reading goes back to the lane that is
-// furthest behind. The other lanes keep theirs.
-func (c *consumer) adopt(ctx context.Context, a answer) {
-	for _, ln := range c.lanes {
-		if !ln.ahead {
-			ln.ahead, ln.next, ln.mark = true, Position{c.pos, c.epoch}, c.wm
-		}
-	}
-	var rival, again, truncated bool
-	for i, ln := range a.lanes {
-		found, to := ln.found, a.to[i]
-		rival = rival || ln.rival
-		ln.found, ln.rival, ln.reload = nil, false, false
-		events, increments := ln.drop(&c.table)
-		c.p.books.change(func(s *Stats) {
-			s.Pending -= events
-			s.Replayed += events
-			s.Increments -= int64(increments)
-		})
-		gone, err := c.place(ln, found, to)
+// adopt settles deliveries. Their lanes are dropped and go on from the stored
+// checkpoint, or where the source says instead. Reading goes back to the lane that
+// is furthest behind. All other lanes keep their batches and skip the events that
+// they have seen.
+func (c *consumer) adopt(a answer) {
+	c.agg.hold()
+	rival, truncated := false, false
+	for i, d := range a.settled {
+		rival = rival || d.rival
+		lost, err := c.settle(d, a.to[i])
 		if err != nil {
-			ln.lost = true // it stands nowhere
-			c.halt(err)
+			c.halt(err) // with it as it is found, and so never settled
 			return
 		}
-		truncated = truncated || gone.counted
-		if n := c.p.books.lose(c.id, gone); n > 0 {
-			message := "events can no longer be read and were not counted"
-			if gone.counted {
-				message = "the log was truncated: events that it no longer holds were counted, and stay so"
-			}
-			c.p.cfg.Logger.Error(message, "partition", c.id, "from", gone.from, "to", gone.to, "at most", n)
-		}
+		truncated = truncated || lost.counted
+		c.lose(lost)
 	}
 	if truncated {
-		c.truncate(a.lanes)
+		// The other lanes may have read truncated records. They settle too.
+		for _, d := range c.deliveries {
+			d.unsettled = d.unsettled || !slices.Contains(a.settled, d)
+		}
 	}
-	for _, ln := range c.lanes {
-		again = again || ln.sealed.Log != c.lanes[0].sealed.Log
-	}
-	c.all, c.discard = false, false
-	c.over, c.ended = nil, false
-	if again {
+	c.settling = settleSome
+	c.over, c.agg.ended = nil, false
+	log := c.agg.lanes[0].sealed.Log
+	if slices.ContainsFunc(c.agg.lanes, func(ln *lane) bool { return ln.sealed.Log != log }) {
 		// Offsets of two logs do not compare.
-		c.settleAll(false)
+		c.settleAll(settleFlushed)
 		return
 	}
-	if log := c.lanes[0].sealed.Log; log != c.log {
+	if log != c.log {
 		c.log, c.committed = log, -1
 	}
-	c.rewind()
+	c.agg.rewind()
 	c.arm()
 	c.commit()
 	if rival {
@@ -108,38 +103,102 @@ func (c *consumer) adopt(ctx context.Context, a answer) {
 	}
 }
 
-// truncate has the lanes that were not settled drop what they hold, and settle:
-// they may have read what was truncated.
-func (c *consumer) truncate(settled []*lane) {
-	for _, ln := range c.lanes {
-		if !slices.Contains(settled, ln) {
-			ln.reload = true
-		}
+// settle drops the lane of a delivery and places it at to, where the source says to
+// go on from the stored checkpoint.
+func (c *consumer) settle(d *delivery, to Checkpoint) (loss, error) {
+	events, increments := d.lane.drop(&c.agg.table)
+	c.p.books.change(func(s *Stats) {
+		s.Pending -= events
+		s.Replayed += events
+		s.Increments -= int64(increments)
+	})
+	f := *d.finding
+	step, m, lost, err := nextStep(f, to, d.revive)
+	if err != nil {
+		return lost, fmt.Errorf("tumble: resume %s@%v: %w", c.id, f.stored, err)
 	}
+	c.agg.place(d.lane, f.stored, step, Position{to.Offset, to.Epoch}, m, f.floor)
+	d.phase, d.finding = idle, nil
+	d.stored, d.writer = f.stored, newWriter()
+	d.unsettled, d.rival, d.revive = false, false, false
+	d.calls.Add(1)
+	return lost, nil
 }
 
-// revive has the lanes settle that have ended before next, to which reading
-// could move on, so that they go on no earlier than their shards' frontiers. It
-// reports whether there are any.
+// A loss is a stretch of a log that had to be given up.
+type loss struct {
+	log      string
+	from, to int64
+	counted  bool // the log was truncated: the counts of its records stay
+}
+
+// nextStep decides how a lane goes on, if the source answers to for the checkpoint
+// that was found. step is the checkpoint to write before the first event is counted,
+// and the stored one if none is needed. m is the watermark there.
+func nextStep(f finding, to Checkpoint, revive bool) (step Checkpoint, m mark, lost loss, err error) {
+	stored := f.stored
+	m = later(markOf(stored.Watermark), markOf(to.Watermark))
+	rebase := to.Log != stored.Log
+	truncated := !rebase && to.Offset < stored.Offset && to.Origin <= to.Offset
+	if stored.Ended && (revive || rebase) {
+		// Nobody waited for it: windows may be closed that it had left open.
+		m = later(m, markOf(f.frontier))
+	}
+	step = stored
+	lost = loss{log: to.Log, from: stored.Offset, to: to.Offset}
+	switch {
+	case rebase:
+		step = Checkpoint{Log: to.Log, Origin: to.Origin, Offset: to.Offset, Epoch: to.Epoch, Watermark: m.time()}
+		lost.from = to.Origin
+	case truncated:
+		step.Origin, step.Offset, step.Epoch, step.Watermark = to.Origin, to.Offset, to.Epoch, m.time()
+		lost = loss{fmt.Sprintf("%s, epoch %d", stored.Log, stored.Epoch), to.Offset, stored.Offset, true}
+	case to.Origin != stored.Origin || to.Offset < stored.Offset:
+		return step, m, loss{}, fmt.Errorf("the source answered %v, which begins elsewhere", to)
+	case stored.Ended && revive:
+		step.Ended, step.Watermark = false, m.time()
+	}
+	return step, m, lost, nil
+}
+
+// lose books and logs a loss.
+func (c *consumer) lose(lost loss) {
+	n := c.p.books.lose(c.id, lost)
+	if n == 0 {
+		return
+	}
+	message := "events were lost, they can no longer be read and are not counted"
+	if lost.counted {
+		message = "the log was truncated, events that it no longer holds stay counted"
+	}
+	c.p.cfg.Logger.Error(message, "partition", c.id, "from", lost.from, "to", lost.to, "events", n)
+}
+
+// revive has the deliveries settle whose partition has ended before next, to
+// which reading could move on, so that they go on no earlier than their shards'
+// frontiers. It reports whether there are any.
 func (c *consumer) revive(next int64) (any bool) {
-	for _, ln := range c.lanes {
-		at := c.pos
-		if ln.ahead {
-			at = ln.next.Offset
+	for _, d := range c.deliveries {
+		at := c.agg.pos
+		if d.lane.ahead {
+			at = d.lane.next.Offset
 		}
-		if ln.sealed.Ended && at < next && !ln.lost {
-			ln.revive, ln.reload, any = true, true, true
+		if d.lane.sealed.Ended && at < next && d.phase != gone {
+			d.revive, d.unsettled, any = true, true, true
 		}
 	}
 	return any
 }
 
 // reviving reports whether a shard has yet to take back that the partition has
-// ended there. As long as reading waits for that, the frontier has little time to
+// ended there. Reading waits for that, so that the frontier has little time to
 // pass the revival.
 func (c *consumer) reviving() bool {
-	return slices.ContainsFunc(c.lanes, func(ln *lane) bool {
-		return !ln.lost && (ln.revive || len(ln.queue) > 0 && ln.queue[0].From.Ended && !ln.queue[0].To.Ended)
+	return slices.ContainsFunc(c.deliveries, func(d *delivery) bool {
+		if queue := d.lane.queue; len(queue) > 0 && queue[0].From.Ended && !queue[0].To.Ended {
+			return d.phase != gone
+		}
+		return d.revive && d.phase != gone
 	})
 }
 
@@ -150,7 +209,7 @@ func (c *consumer) rest() {
 		return
 	}
 	if c.conflicts == 2 {
-		c.p.cfg.Logger.Warn("another process counts this partition too: counts stay exact, but both are slowed down", "partition", c.id)
+		c.p.cfg.Logger.Warn("another process counts this partition too, counts stay exact but both are slower", "partition", c.id)
 	}
 	wait := min(rivalWait<<min(c.conflicts-2, 10), maxWait)
 	c.restAt = time.Now().Add(wait/2 + rand.N(wait/2))

@@ -14,13 +14,13 @@ import (
 type Event struct {
 	Key    string    // borrowed: valid until the next Fetch
 	Time   time.Time // event time: when it happened, as its producer says
-	Offset int64     // of its record; all events of one record share it and come in one Chunk
+	Offset int64     // of its record. All events of one record share it and come in one Chunk
 }
 
 // A Position is a place in a log. Offset is the next to fetch. Epoch is that of
 // the record before it: the reign of the leader under which it was written, by
 // which a log that was truncated and has grown again is told from one that only
-// grew. It is -1 where it is not known, and a source without epochs leaves it 0.
+// grew. It is -1 where it is not known, and a source without epochs may leave it 0.
 type Position struct {
 	Offset int64
 	Epoch  int32
@@ -28,11 +28,19 @@ type Position struct {
 
 // A Chunk is the answer to one Fetch.
 type Chunk struct {
-	Events []Event   // by ascending Offset; valid until the next Fetch
-	Next   int64     // the offset to fetch next: beyond every Offset, perhaps beyond records that are no events
-	Epoch  int32     // of all records before Next that this Chunk passes, see Position; a Chunk that passes none leaves the epoch as it was
-	End    int64     // end of the log (Kafka: high watermark); -1: unknown, and never caught up. Caught up: Next >= End
-	AsOf   time.Time // when the request that learned End was sent
+	// Events are ordered by ascending Offset and valid until the next Fetch.
+	Events []Event
+	// Next is the offset to fetch next. It is beyond every Offset, perhaps also
+	// beyond records that gave no event.
+	Next int64
+	// Epoch is that of all records that the Chunk passes, up to Next. It means
+	// nothing if the Chunk passes none.
+	Epoch int32
+	// End is the end of the log (Kafka: the high watermark), or -1 if it is not
+	// known. The partition is caught up if Next >= End, and never while End is -1.
+	End int64
+	// AsOf is when the request was sent that learned End.
+	AsOf time.Time
 
 	// Records that gave no event. Each is reported once, however often it is read.
 	Rejected int64 // could not be understood
@@ -113,13 +121,13 @@ var ErrEnded = errors.New("partition has ended")
 var ErrFinal = fmt.Errorf("%w for good", ErrEnded)
 
 // ErrOffsetOutOfRange is wrapped by [Partition.Fetch] when the events at the
-// position can no longer be fetched. What was read before it is flushed, then
-// Resume says where to go on.
+// position can no longer be fetched. The events before it are flushed, then Resume
+// says where to go on.
 var ErrOffsetOutOfRange = errors.New("offset out of range")
 
 // ErrTruncated is wrapped by [Partition.Fetch] when the log no longer holds the
-// records before the position as they were read. What was read and is not yet
-// stored is dropped, then Resume says where to go on.
+// records before the position as they were read. Events that are read and not yet
+// stored are dropped, then Resume says where to go on.
 var ErrTruncated = errors.New("the log was truncated")
 
 // ErrUnavailable is wrapped by [Partition.Resume] and [Source.Partitions] when

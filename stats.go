@@ -7,80 +7,86 @@ import (
 	"time"
 )
 
-// Stats are a pipeline's books since Run began:
+// Stats are a pipeline's books since Run began. They count events, and records
+// that gave none, and they always balance:
 //
 //	Read = Counted + DroppedLate + Expired + Rejected + Skipped + Replayed + Pending
 type Stats struct {
-	Read        int64 // events, and records that gave none, that Fetch returned
-	Counted     int64 // their counts are in the sink
-	DroppedLate int64 // of a closed window, not counted because of DropLate
-	Expired     int64 // of a window past retention, not counted
-	Rejected    int64 // could not be understood
-	Skipped     int64 // records with nothing to count
-	Replayed    int64 // read again, or counted by another process
-	Pending     int64 // read, not yet in the sink; what is left at exit is read again by the next run
+	Read        int64 // Read is the number of events, and of records without any, that Fetch returned.
+	Counted     int64 // Counted events are in the sink.
+	DroppedLate int64 // DroppedLate events belong to a closed window and were left out because of DropLate.
+	Expired     int64 // Expired events belong to a window past retention and were left out.
+	Rejected    int64 // Rejected records, or events with an unusable time, could not be understood.
+	Skipped     int64 // Skipped records hold nothing to count.
+	Replayed    int64 // Replayed events were read again, or were counted by another process.
+	Pending     int64 // Pending events have been read and are not in the sink yet. The next run reads those that are left at exit.
 
-	Late  int64 // of Counted: came after their window was closed
-	Ahead int64 // of Counted: further than MaxAhead beyond the wall clock
-	Lost  int64 // offsets that could no longer be read, and those counted that a truncated log no longer holds: an upper bound of the events by which counts and log differ
+	Late  int64 // Late events, of Counted, came after their window was closed.
+	Ahead int64 // Ahead events, of Counted, were further than MaxAhead beyond the wall clock.
 
-	Increments int64 // held in memory now; MaxPending bounds them
-	Flushes    int64 // batches that the sink applied
-	Conflicts  int64 // batches that it refused
-	Retries    int64 // calls repeated after an error
+	// Lost is an upper bound, in offsets, of the difference between counts and
+	// log: offsets that could no longer be read, and counted ones that a
+	// truncated log no longer holds.
+	Lost int64
 
-	Partitions []PartitionStats // those being read, by ID
+	Increments int64 // Increments are held in memory at the moment. MaxPending bounds them.
+	Flushes    int64 // Flushes is the number of batches that the sink applied.
+	Conflicts  int64 // Conflicts is the number of batches that it refused because another process was faster or it had lost something.
+	Retries    int64 // Retries is the number of calls that were repeated after an error.
+
+	Partitions []PartitionStats // Partitions being read, by ID.
 }
 
 // PartitionStats is the state of one partition that is being read.
 type PartitionStats struct {
-	ID        string
-	Offset    int64     // next to fetch
-	End       int64     // end of the log; -1: unknown
-	Committed int64     // every shard holds the counts up to here; -1: unknown
-	Watermark time.Time // zero: none
-	CaughtUp  bool      // Offset has reached End
-	Err       error     // the last error, until it has passed; nil: none
+	ID        string    // ID as the Partition gives it.
+	Offset    int64     // Offset to fetch next, -1 before the first Fetch.
+	End       int64     // End of the log, -1 if it is unknown.
+	Committed int64     // Committed is the offset up to which every shard holds the counts, -1 if it is unknown.
+	Watermark time.Time // Watermark of the partition, zero if there is none.
+	CaughtUp  bool      // CaughtUp says that Offset has reached End.
+	Err       error     // Err is the last error, nil once it has passed.
 }
 
-// Stats returns the books. It may be called at any time, from any goroutine.
+// Stats returns the books. It is safe for concurrent use.
 func (p *Pipeline) Stats() Stats { return p.books.stats() }
 
 // Late is an event that came after its window was closed.
 type Late struct {
-	Partition string
-	Event     Event     // its Key is borrowed: valid until OnLate returns
-	Start     time.Time // of its window
-	End       time.Time // of its window
-	Watermark time.Time // what the event was judged by
-	Counted   bool      // false: dropped, by DropLate or because the window is past retention
-	Expired   bool      // past Grace + Retention
+	Partition string    // Partition that the event was read from.
+	Event     Event     // Event itself. Its Key may be kept.
+	Start     time.Time // Start of the event's window.
+	End       time.Time // End of the event's window.
+	Watermark time.Time // Watermark that the event was judged by.
+	Counted   bool      // Counted is false if the event was left out, because of DropLate or because its window has expired.
+	Expired   bool      // Expired says that the window is past retention.
 }
 
-// books keep Stats, for any goroutine, and tell when reading must wait.
+// books keep the Stats and apply back-pressure. They are safe for concurrent use.
 type books struct {
 	mu    sync.Mutex
 	sum   Stats // without Partitions
 	parts map[string]*PartitionStats
-	lost  map[string]gap // by partition: what was given up
+	lost  map[string]gap // by partition
 	limit int64          // of Increments
-	room  chan struct{}  // closed when they fall below it; nil: nobody waits
+	room  chan struct{}  // closed when they fall below limit. nil if nobody waits
 }
 
-// A gap is what was given up of a log, so that each offset is booked once.
+// A gap is the stretch of a log that is booked as lost. It makes sure that each
+// offset is booked once, however many shards lose it.
 type gap struct {
 	log        string
 	from, upTo int64
 }
 
-// begin opens the books of a run.
+// begin opens new books for a run.
 func (b *books) begin() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.sum, b.lost = Stats{}, map[string]gap{}
 }
 
-// open enters a partition, unless it is there already.
+// open enters a partition, and returns false if it is there already.
 func (b *books) open(id string) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -107,14 +113,15 @@ func (b *books) change(f func(*Stats)) {
 	}
 }
 
-// of changes the state of a partition, which is open.
+// of changes the state of an open partition.
 func (b *books) of(id string, f func(*PartitionStats)) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	f(b.parts[id])
 }
 
-// full returns nil if another chunk may be read, else what is closed then.
+// full returns nil if another chunk may be read. Otherwise it returns a channel
+// that is closed when it may.
 func (b *books) full() <-chan struct{} {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -127,8 +134,8 @@ func (b *books) full() <-chan struct{} {
 	return b.room
 }
 
-// lose books the offsets that a partition's lane had to give up, and returns how
-// many of them were not booked yet.
+// lose books the lost offsets of one lane, and returns how many of them are new
+// to the books.
 func (b *books) lose(id string, l loss) int64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -11,39 +11,62 @@ import (
 	"time"
 )
 
-// Config says what a Pipeline counts, and how.
+// Config configures a Pipeline. Source, Sink and Window are required, and the
+// zero value of every other field is its default.
 type Config struct {
-	Source Source // required
-	Sink   Sink   // required
+	// Source is where the events come from: a kafka.Source or channel.Source,
+	// say. It belongs to one pipeline at a time.
+	Source Source
 
-	// What the counts mean, see Definition. Window is required.
-	Window    Window
-	Grace     time.Duration
+	// Sink is where the counts go: a redis.Sink or memory.Sink, say. Several
+	// pipelines may share it if they count into different names.
+	Sink Sink
+
+	// Window cuts event time into the windows that are counted.
+	Window Window
+
+	// Grace is how long after the end of a window, in event time, an event of it
+	// is still on time. Defaults to 0.
+	Grace time.Duration
+
+	// Retention is how long the counts of a window are kept after it has closed,
+	// in event time. It may differ between processes and runs: in force is the
+	// longest that a process asked for within the last minute. Defaults to 0,
+	// which keeps counts for ever.
 	Retention time.Duration
-	DropLate  bool
+
+	// DropLate leaves late events out of the counts, so that a closed window is
+	// Final. By default they are counted.
+	DropLate bool
 
 	// Idle is how long a partition must have been caught up and silent before
-	// its watermark follows the clock. Defaults to 10 seconds; negative: never.
+	// its watermark follows the clock. Defaults to 10 seconds. If it is
+	// negative, the watermark never follows the clock.
 	Idle time.Duration
+
 	// MaxAhead is how far beyond the wall clock an event may be and still move
 	// the watermark. Defaults to 1 hour.
 	MaxAhead time.Duration
+
 	// FlushInterval is how long increments are collected before they are sent.
-	// Defaults to 100 milliseconds.
+	// Counts in the store lag by about as much. Defaults to 100 milliseconds.
 	FlushInterval time.Duration
-	// MaxPending bounds the increments held in memory, over all partitions:
-	// at the limit reading waits. Defaults to 1,000,000.
+
+	// MaxPending bounds the number of increments held in memory over all
+	// partitions. At the limit reading waits for the sink. Defaults to 1,000,000.
 	MaxPending int
-	// ShutdownTimeout bounds the last flush. Defaults to 10 seconds.
+
+	// ShutdownTimeout bounds the last flush, after Run was told to stop. Defaults
+	// to 10 seconds.
 	ShutdownTimeout time.Duration
 
-	// OnLate, if set, is told of each late event, counted or not. It is called
-	// on the partition's goroutine, holds up its reading, and may be told of an
-	// event again that is read again.
+	// OnLate, if set, is called with each late event, counted or not. It runs on
+	// the partition's goroutine and holds up its reading. An event that is read
+	// again is reported again.
 	OnLate func(Late)
 
-	// Logger receives what an operator should see: retries, conflicts, losses.
-	// Defaults to slog.Default().
+	// Logger receives the lines that an operator should see: retries, conflicts
+	// and losses. Defaults to slog.Default().
 	Logger *slog.Logger
 }
 
@@ -51,8 +74,7 @@ func (cfg *Config) definition() Definition {
 	return Definition{cfg.Window, cfg.Grace, cfg.Retention, cfg.DropLate}
 }
 
-// complete sets the defaults, or returns an error that names a field that is
-// wrong.
+// complete sets the defaults, or returns an error that names a wrong field.
 func (cfg *Config) complete() error {
 	if cfg.Source == nil {
 		return errors.New("tumble: Source is nil, must be set")
@@ -91,7 +113,7 @@ func (cfg *Config) complete() error {
 const (
 	firstWait = 50 * time.Millisecond
 	maxWait   = 5 * time.Second
-	lossWait  = 250 * time.Millisecond // for the news of a loss to be complete
+	lossWait  = 250 * time.Millisecond // until all shards have been looked at after a loss
 	rivalWait = 100 * time.Millisecond
 )
 
@@ -104,19 +126,19 @@ type Pipeline struct {
 	books   books
 	running atomic.Bool
 
-	registering chan struct{}         // full while one registers
-	first       map[string]Checkpoint // the source's first word on each partition; under mu
+	registering chan struct{}         // a semaphore: one registration at a time
+	first       map[string]Checkpoint // the source's first answer on each partition. Guarded by mu
 
 	mu        sync.Mutex
 	consumers map[*consumer]struct{}
 	registry  map[string]Checkpoint // where every known partition begins, for a shard that lost it
-	tops      []mark                // largest watermark of each shard, as last seen
-	looking   chan struct{}         // closed to poll at once
-	looked    time.Time             // when that was done last
+	tops      []mark                // the largest watermark of each shard when it was last loaded
+	looking   chan struct{}         // closed to poll all shards at once
+	looked    time.Time             // when looking was last closed
 }
 
-// New returns a pipeline for Run, or an error that names the field of cfg that
-// is wrong.
+// New returns a Pipeline, or an error that names the wrong field of cfg. It calls
+// neither the source nor the sink.
 func New(cfg Config) (*Pipeline, error) {
 	if err := cfg.complete(); err != nil {
 		return nil, err
@@ -131,10 +153,11 @@ func New(cfg Config) (*Pipeline, error) {
 	}, nil
 }
 
-// Run counts until ctx ends or every partition is exhausted; then it flushes
-// and returns nil. It returns an error if the source or the sink cannot be
-// opened, or if one of them has an error that retrying cannot mend. It may be
-// called again after it has returned, not before, and then opens new books.
+// Run counts until ctx ends or every partition is exhausted. Then it flushes and
+// returns nil. It returns an error if the source or the sink cannot be opened, if
+// one of them has an error that retrying cannot mend, or if it was stopped and the
+// source holds events that no later run can fetch. It may be called again after it
+// has returned, and then opens new books.
 func (p *Pipeline) Run(ctx context.Context) error {
 	if !p.running.CompareAndSwap(false, true) {
 		return errors.New("tumble: Run is running already")

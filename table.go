@@ -14,12 +14,12 @@ import (
 // batch is sealed (BenchmarkPipeline).
 type table struct {
 	seed    maphash.Seed
-	slots   []uint64 // hash, index in entries + 1, 32 bits each; 0: free
+	slots   []uint64 // hash, index in entries + 1, 32 bits each. 0 is free
 	entries []entry
-	open    []open // batches of the lanes
+	open    []openBatch // batches of the lanes
 
-	hashes [atOnce]uint32 // of the events that were prepared
-	seen   uint64         // for prepare, which must seem to be of use
+	hashes [atOnce]uint32 // of the prefetched events
+	seen   uint64         // keeps the compiler from removing the reads of prefetch
 }
 
 const (
@@ -36,7 +36,7 @@ const (
 // key that comes again costs neither a Hash nor a copy.
 type entry struct {
 	key     string
-	batch   uint32 // number of the open batch that it knows about; of another one it knows nothing
+	batch   uint32 // number of the open batch that the fields below are about
 	last    int32  // index of the counter that was found last
 	newest  int32  // ... of the one of its newest window, + 1
 	lane    uint16
@@ -44,15 +44,15 @@ type entry struct {
 	spilled bool  // counters of windows that are older than those are in far
 }
 
-// An open batch is what a lane has counted since it last sealed one. Its counters
+// An openBatch holds the increments of a lane since it last sealed one. Its counters
 // lie in the order in which they came, and those of the next one in their places,
 // so that a batch of keys that came once is written and read in order
 // (BenchmarkPipeline/keys=1000000).
-type open struct {
+type openBatch struct {
 	number   uint32 // another one for each batch, from 1
 	counters []counter
 	far      map[place]int32 // indexes of the counters that are in no entry's list
-	keys     strings.Builder // what the keys of the lane's entries are parts of
+	keys     strings.Builder // the block that holds the newest keys of the lane's entries
 }
 
 // A counter is an increment.
@@ -60,17 +60,17 @@ type counter struct {
 	window int64 // start
 	n      int64
 	key    string
-	next   int32 // index + 1 of the next in the entry's list; 0: none
+	next   int32 // index + 1 of the next in the entry's list, 0 for none
 }
 
-// A place is what a counter counts.
+// A place is the key and window of a counter.
 type place struct {
 	key    string
 	window int64
 }
 
 func newTable(lanes int) table {
-	t := table{seed: maphash.MakeSeed(), slots: make([]uint64, minSlots), open: make([]open, lanes)}
+	t := table{seed: maphash.MakeSeed(), slots: make([]uint64, minSlots), open: make([]openBatch, lanes)}
 	for i := range t.open {
 		t.open[i].number = 1
 	}
@@ -79,11 +79,10 @@ func newTable(lanes int) table {
 
 func (t *table) hash(key string) uint32 { return uint32(maphash.String(t.seed, key)) }
 
-// prepare hashes the keys of up to atOnce events for find, and looks at what find
-// will look at. These looks do not wait for one another, as those of one find
-// after the other do, so that what is not in the processor's cache comes at the
-// price of one look (BenchmarkPipeline/keys=100000).
-func (t *table) prepare(events []Event) {
+// prefetch hashes the keys of up to 32 events and touches their slots and entries,
+// so that the cache misses of the following finds overlap
+// (BenchmarkPipeline/keys=100000).
+func (t *table) prefetch(events []Event) {
 	var slots [atOnce]uint32
 	mask := uint32(len(t.slots) - 1)
 	for i := range events {
@@ -154,7 +153,7 @@ func (t *table) take(slot uint64) {
 
 // add counts an event of an entry's key in a window, and reports whether that is
 // a new increment.
-func (b *open) add(e *entry, window int64) (fresh bool) {
+func (b *openBatch) add(e *entry, window int64) (fresh bool) {
 	if e.batch != b.number {
 		e.batch, e.newest, e.listed, e.spilled = b.number, 0, 0, false
 	} else if c := &b.counters[e.last]; c.window == window { // nearly always the window of the key's event before
@@ -169,7 +168,7 @@ func (b *open) add(e *entry, window int64) (fresh bool) {
 
 // search returns the counter of an entry and a window, or a new one. A window
 // that is newer than all of the list is known to be new at once.
-func (b *open) search(e *entry, window int64) (index int32, fresh bool) {
+func (b *openBatch) search(e *entry, window int64) (index int32, fresh bool) {
 	before, at := int32(-1), e.newest-1
 	for at >= 0 {
 		c := &b.counters[at]
@@ -205,7 +204,7 @@ func (b *open) search(e *entry, window int64) (index int32, fresh bool) {
 }
 
 // spill moves the older half of a list to far.
-func (b *open) spill(e *entry) {
+func (b *openBatch) spill(e *entry) {
 	at := e.newest - 1
 	for range maxList/2 - 1 {
 		at = b.counters[at].next - 1
@@ -219,7 +218,7 @@ func (b *open) spill(e *entry) {
 	e.listed, e.spilled = maxList/2, true
 }
 
-func (b *open) setFar(index int32) {
+func (b *openBatch) setFar(index int32) {
 	if b.far == nil {
 		b.far = make(map[place]int32)
 	}
@@ -229,7 +228,7 @@ func (b *open) setFar(index int32) {
 
 // reset begins a lane's next batch. Entries are told by its number, but for those
 // that might still know about an earlier batch of the same number.
-func (t *table) reset(b *open) {
+func (t *table) reset(b *openBatch) {
 	clear(b.counters) // of their keys
 	b.counters, b.far = b.counters[:0], nil
 	if b.number++; b.number > 0 {

@@ -10,15 +10,16 @@ import (
 // pollEvery is how often each process looks at every shard.
 const pollEvery = 5 * time.Second
 
-type polled struct {
+// A pollResult is what the poll of a shard found for one partition.
+type pollResult struct {
 	shard  int
-	calls  uint64
-	stored Checkpoint // zero: missing
+	calls  uint64     // of the delivery, when the poll began
+	stored Checkpoint // zero if it is missing
 	floor  time.Time
 }
 
-// ask loads a shard once. Should somebody be about to end a partition that is
-// this pipeline's to read, it objects before it returns.
+// ask loads a shard once. If somebody has announced the end of a partition that
+// this pipeline's source has, it objects before it returns.
 func (p *Pipeline) ask(ctx context.Context, shard int, init map[string]Checkpoint) (ShardState, error) {
 	state, err := p.shards[shard].Load(ctx, LoadRequest{Init: init})
 	if err != nil {
@@ -37,13 +38,13 @@ func (p *Pipeline) ask(ctx context.Context, shard int, init map[string]Checkpoin
 	}
 	p.mu.Unlock()
 	if len(object) > 0 {
-		p.cfg.Logger.Warn("somebody is about to end partitions that this pipeline reads: it objects", "partitions", slices.Sorted(maps.Keys(object)), "shard", shard)
+		p.cfg.Logger.Warn("objecting to the end of partitions that this pipeline reads", "partitions", slices.Sorted(maps.Keys(object)), "shard", shard)
 		return p.shards[shard].Load(ctx, LoadRequest{Object: object})
 	}
 	return state, nil
 }
 
-// top returns the largest watermark in the sink, as last seen.
+// top returns the largest watermark in the sink when its shards were last loaded.
 func (p *Pipeline) top() (top mark) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -53,8 +54,9 @@ func (p *Pipeline) top() (top mark) {
 	return top
 }
 
-// poll looks at a shard now and then: for partitions that others registered,
-// for the largest watermark, and for a loss that a quiet topic would hide.
+// poll loads a shard every few seconds. It looks for partitions that other
+// processes registered, for the largest watermark, and for data loss that a quiet
+// topic would hide.
 func (p *Pipeline) poll(ctx context.Context, shard int) {
 	tick := time.NewTicker(pollEvery)
 	defer tick.Stop()
@@ -71,13 +73,13 @@ func (p *Pipeline) poll(ctx context.Context, shard int) {
 		calls := map[*consumer]uint64{}
 		p.mu.Lock()
 		for c := range p.consumers {
-			calls[c] = c.lanes[shard].calls.Load()
+			calls[c] = c.deliveries[shard].calls.Load()
 		}
 		p.mu.Unlock()
 		state, err := p.ask(ctx, shard, nil)
 		if err != nil {
 			if ctx.Err() == nil {
-				p.cfg.Logger.Debug("cannot poll a shard", "shard", shard, "error", err)
+				p.cfg.Logger.Debug("polling a shard failed", "shard", shard, "error", err)
 			}
 			continue
 		}
@@ -90,15 +92,15 @@ func (p *Pipeline) poll(ctx context.Context, shard int) {
 				continue
 			}
 			select {
-			case c.polled <- polled{shard, n, state.Checkpoints[c.id], state.Floor}:
-			default: // busy with the last one; the next will do
+			case c.polled <- pollResult{shard, n, state.Checkpoints[c.id], state.Floor}:
+			default: // the consumer is busy. The next poll will do
 			}
 		}
 		p.mu.Unlock()
 	}
 }
 
-// look has every shard polled at once.
+// look polls every shard at once, at most once a second.
 func (p *Pipeline) look() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -109,27 +111,25 @@ func (p *Pipeline) look() {
 	}
 }
 
-// compare looks for a loss in what the poll found: a lane that had nothing
-// under way must find its own checkpoint.
-func (c *consumer) compare(s polled) {
-	ln := c.lanes[s.shard]
-	if !s.floor.IsZero() {
-		ln.floor = max(ln.floor, s.floor.UnixNano())
-	}
-	if ln.busy || ln.reload || ln.found != nil || ln.calls.Load() != s.calls || s.stored.Same(ln.stored) || c.stop != nil {
+// compare looks for data loss: the poll must find the checkpoint that an idle
+// delivery left in its shard.
+func (c *consumer) compare(s pollResult) {
+	d := c.deliveries[s.shard]
+	d.lane.raise(s.floor)
+	if d.phase != idle || d.unsettled || c.stop != nil || d.calls.Load() != s.calls || s.stored.Same(d.stored) {
 		return
 	}
-	c.p.cfg.Logger.Warn("the sink holds another checkpoint than was left there: reading goes back", "partition", c.id, "shard", s.shard, "left", ln.stored, "found", s.stored)
-	ln.reload = true
-	c.suspect(ln, s.stored)
+	c.p.cfg.Logger.Warn("the stored checkpoint has changed, reading goes back", "partition", c.id, "shard", s.shard, "expected", d.stored, "stored", s.stored)
+	d.unsettled = true
+	c.suspect(d, s.stored)
 }
 
-// suspect tells a store that lost something from another process that was
-// faster. A loss is seldom of one shard alone, and to read again for each is
-// slow: all shards are looked at before reading goes back.
-func (c *consumer) suspect(ln *lane, stored Checkpoint) {
-	if stored.Log == ln.stored.Log && stored.Offset >= ln.stored.Offset {
-		ln.rival = true
+// suspect distinguishes data loss in the store from a faster rival. A loss is
+// seldom of one shard alone, and to read again for each is slow: all shards are
+// looked at before reading goes back.
+func (c *consumer) suspect(d *delivery, stored Checkpoint) {
+	if stored.Log == d.stored.Log && stored.Offset >= d.stored.Offset {
+		d.rival = true
 		return
 	}
 	c.readAt = time.Now().Add(lossWait)

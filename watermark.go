@@ -44,7 +44,7 @@ func earlier(a, b mark) mark {
 }
 
 // Event times are in [minTime, maxTime), in seconds, so that no arithmetic on
-// nanoseconds overflows; the zero time is outside.
+// nanoseconds overflows. The zero time is not one of them.
 var (
 	minTime = time.Date(1700, 1, 1, 0, 0, 0, 0, time.UTC).Unix()
 	maxTime = time.Date(2200, 1, 1, 0, 0, 0, 0, time.UTC).Unix()
@@ -56,11 +56,11 @@ func nanos(t time.Time) (int64, bool) {
 	return s*1e9 + int64(t.Nanosecond()), s >= minTime && s < maxTime
 }
 
-// A span is a window and what its end means, in nanoseconds.
+// A span is a window with the watermarks that close it, in nanoseconds.
 type span struct {
 	start, end int64
 	closed     int64 // a watermark that reaches it closes the window
-	expired    int64 // a watermark that reaches it leaves the window past retention; the maximum: never
+	expired    int64 // a watermark that reaches it leaves the window past retention. The maximum stands for never
 }
 
 // spans finds the window of an event. It remembers the last two windows,

@@ -30,11 +30,18 @@ var calendars = [...]string{Day: "day", Week: "week", Month: "month"}
 //	tumble.Window{Size: 7 * 24 * time.Hour, Offset: 4 * 24 * time.Hour} // from Mondays, UTC
 //	tumble.Window{Calendar: tumble.Day, Zone: berlin}
 type Window struct {
-	Size   time.Duration // at least 1 ms and at most 10 years, whole milliseconds; 0 with a Calendar
-	Offset time.Duration // shifts the starts of fixed windows from the epoch; in [0, Size), whole milliseconds
+	// Size of fixed windows: whole milliseconds, at most 10 years. It is 0 if
+	// there is a Calendar.
+	Size time.Duration
+	// Offset shifts the starts of fixed windows from the Unix epoch: whole
+	// milliseconds in [0, Size).
+	Offset time.Duration
 
+	// Calendar decides the length of the windows, unless it is NoCalendar.
 	Calendar Calendar
-	Zone     *time.Location // of the Calendar, by its IANA name; nil: UTC
+	// Zone is the time zone of the Calendar. Sinks store its IANA name. It
+	// defaults to UTC.
+	Zone *time.Location
 }
 
 const (
@@ -207,7 +214,7 @@ func dayStart(y int, m time.Month, d int, zone *time.Location) time.Time {
 type Definition struct {
 	Window    Window
 	Grace     time.Duration // a window closes once the frontier is Grace past its end
-	Retention time.Duration // in event time, after the window has closed; 0: counts are kept for ever
+	Retention time.Duration // in event time, after the window has closed. 0 keeps counts for ever
 	DropLate  bool          // events of closed windows are not counted
 }
 
@@ -217,10 +224,10 @@ func (d Definition) Validate() error {
 		return err
 	}
 	if d.Grace < 0 || d.Grace > maxKeep || d.Grace%time.Millisecond != 0 {
-		return fmt.Errorf("Definition.Grace is %v, must be whole milliseconds from 0 to 50 years", d.Grace)
+		return fmt.Errorf("Grace is %v, must be whole milliseconds from 0 to 50 years", d.Grace)
 	}
 	if d.Retention < 0 || d.Retention > maxKeep-d.Grace || d.Retention%time.Millisecond != 0 {
-		return fmt.Errorf("Definition.Retention is %v, must be whole milliseconds from 0 (for ever), with Grace at most 50 years", d.Retention)
+		return fmt.Errorf("Retention is %v, must be whole milliseconds from 0 (for ever), with Grace at most 50 years", d.Retention)
 	}
 	return nil
 }
@@ -267,7 +274,7 @@ func Frontier(checkpoints map[string]Checkpoint) time.Time {
 }
 
 // EndMark returns the earliest frontier that closes the window that holds
-// watermark, its end plus Grace; none (the zero time) for none.
+// watermark, its end plus Grace. Of none (the zero time) there is none.
 func (d Definition) EndMark(watermark time.Time) time.Time {
 	if watermark.IsZero() {
 		return time.Time{}

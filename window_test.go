@@ -333,30 +333,3 @@ func TestState(t *testing.T) {
 	last := (&spans{def: Definition{Window: Window{Size: maxSize}, Retention: maxKeep}}).find(maxTime*1e9 - 1)
 	require.Equal(t, int64(math.MaxInt64), last.expired, "beyond what nanoseconds hold")
 }
-
-func TestStateAsText(t *testing.T) {
-	for s := Open; s <= Expired; s++ {
-		text, err := s.MarshalText()
-		require.NoError(t, err)
-		require.Equal(t, s.String(), string(text))
-		var back State
-		require.NoError(t, back.UnmarshalText(text))
-		require.Equal(t, s, back)
-	}
-	_, err := State(7).MarshalText()
-	require.ErrorContains(t, err, "no state has the number 7")
-	require.Equal(t, "State(-1)", State(-1).String())
-	require.ErrorContains(t, new(State).UnmarshalText([]byte("done")), "must be open, closed, final or expired")
-}
-
-func TestHashIsStable(t *testing.T) {
-	// Computed by hand from the definitions that Hash names.
-	require.Equal(t, uint64(0xefd01f60ba992926), Hash(""))
-	counts := make([]int, 16)
-	for i := range 16_000 {
-		counts[Hash(fmt.Sprint("user_", i))%16]++
-	}
-	for _, n := range counts {
-		require.InDelta(t, 1000, n, 150)
-	}
-}
