@@ -1,4 +1,4 @@
-package tumble_test
+package simulation
 
 import (
 	"context"
@@ -10,17 +10,18 @@ import (
 	"time"
 
 	"github.com/tumblestream/tumble"
+	"github.com/tumblestream/tumble/internal/faketest"
 )
 
-// A simProcess is a pipeline whose calls can be held up, and end for good in the
+// A process is a pipeline whose calls can be held up, and end for good in the
 // middle of any of them, as if it had crashed: nothing that it does after that
 // reaches anybody.
-type simProcess struct {
+type process struct {
 	*tumble.Pipeline
 	w      *world
 	slot   int
 	name   string
-	source *simSource // nil: a channel
+	source *groupSource // nil: a channel
 	cancel context.CancelFunc
 	done   chan error
 	over   bool
@@ -35,7 +36,7 @@ type simProcess struct {
 }
 
 // crash lets the process die in the nth call from now.
-func (p *simProcess) crash(n int, after bool) {
+func (p *process) crash(n int, after bool) {
 	p.mu.Lock()
 	p.dieAt, p.after = p.calls+max(n, 1), after
 	p.mu.Unlock()
@@ -46,19 +47,19 @@ func (p *simProcess) crash(n int, after bool) {
 }
 
 // die ends everything. p.mu is held.
-func (p *simProcess) die() {
+func (p *process) die() {
 	p.dead = true
 	p.cancel()
 }
 
-func (p *simProcess) stall(until time.Time) {
+func (p *process) stall(until time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.stalled = until
 }
 
 // call does something in the world outside of the process.
-func (p *simProcess) call(ctx context.Context, do func() error) error {
+func (p *process) call(ctx context.Context, do func() error) error {
 	if err := p.wait(ctx); err != nil {
 		return err
 	}
@@ -90,7 +91,7 @@ func (p *simProcess) call(ctx context.Context, do func() error) error {
 }
 
 // wait is the way to the other side, or back.
-func (p *simProcess) wait(ctx context.Context) error {
+func (p *process) wait(ctx context.Context) error {
 	p.mu.Lock()
 	d := time.Duration(1+p.rng.IntN(3000)) * time.Microsecond
 	d = max(d, time.Until(p.stalled))
@@ -103,10 +104,10 @@ func (p *simProcess) wait(ctx context.Context) error {
 	}
 }
 
-// A simSource is a logSource whose partitions come and go.
-type simSource struct {
-	*logSource
-	p    *simProcess
+// A groupSource is a logSource whose partitions come and go.
+type groupSource struct {
+	*faketest.Source
+	p    *process
 	wake chan struct{}
 
 	mu      sync.Mutex
@@ -114,7 +115,7 @@ type simSource struct {
 	reading map[string]bool
 }
 
-func (s *simSource) assign(ids []string) {
+func (s *groupSource) assign(ids []string) {
 	s.mu.Lock()
 	s.wanted = ids
 	s.mu.Unlock()
@@ -125,21 +126,21 @@ func (s *simSource) assign(ids []string) {
 }
 
 // reads reports whether the process has not given up a partition.
-func (s *simSource) reads(id string) bool {
+func (s *groupSource) reads(id string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.reading[id]
 }
 
-func (s *simSource) Partitions(ctx context.Context, stored map[string]tumble.Checkpoint) (all map[string]tumble.Checkpoint, err error) {
+func (s *groupSource) Partitions(ctx context.Context, stored map[string]tumble.Checkpoint) (all map[string]tumble.Checkpoint, err error) {
 	err = s.p.call(ctx, func() (err error) {
-		all, err = s.logSource.Partitions(ctx, stored)
+		all, err = s.Source.Partitions(ctx, stored)
 		return err
 	})
 	return all, err
 }
 
-func (s *simSource) Run(ctx context.Context, consume func(context.Context, tumble.Partition) error) error {
+func (s *groupSource) Run(ctx context.Context, consume func(context.Context, tumble.Partition) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var wg sync.WaitGroup
@@ -166,7 +167,7 @@ func (s *simSource) Run(ctx context.Context, consume func(context.Context, tumbl
 			part, stop := context.WithCancel(ctx)
 			stops[id] = stop
 			wg.Go(func() {
-				err := consume(part, simPartition{&logPartition{s: s.logSource, id: id}, s.p})
+				err := consume(part, processPartition{s.Partition(id), s.p})
 				if err != nil {
 					cancel(err)
 				}
@@ -182,7 +183,7 @@ func (s *simSource) Run(ctx context.Context, consume func(context.Context, tumbl
 				stop()
 			}
 		}
-		if s.untilEnd && left == 0 && len(stops) == 0 {
+		if s.UntilEnd && left == 0 && len(stops) == 0 {
 			return nil
 		}
 		select {
@@ -201,24 +202,24 @@ func (s *simSource) Run(ctx context.Context, consume func(context.Context, tumbl
 	}
 }
 
-// A simWrapped is another source in a process.
-type simWrapped struct {
+// A wrappedSource is another source in a process.
+type wrappedSource struct {
 	tumble.Source
-	p *simProcess
+	p *process
 }
 
-func (s simWrapped) Run(ctx context.Context, consume func(context.Context, tumble.Partition) error) error {
+func (s wrappedSource) Run(ctx context.Context, consume func(context.Context, tumble.Partition) error) error {
 	return s.Source.Run(ctx, func(ctx context.Context, part tumble.Partition) error {
-		return consume(ctx, simPartition{part, s.p})
+		return consume(ctx, processPartition{part, s.p})
 	})
 }
 
-type simPartition struct {
+type processPartition struct {
 	tumble.Partition
-	p *simProcess
+	p *process
 }
 
-func (s simPartition) Fetch(ctx context.Context, from tumble.Position) (ch tumble.Chunk, err error) {
+func (s processPartition) Fetch(ctx context.Context, from tumble.Position) (ch tumble.Chunk, err error) {
 	err = s.p.call(ctx, func() (err error) {
 		ch, err = s.Partition.Fetch(ctx, from)
 		return err
@@ -226,14 +227,14 @@ func (s simPartition) Fetch(ctx context.Context, from tumble.Position) (ch tumbl
 	return ch, err
 }
 
-func (s simPartition) Resume(ctx context.Context, stored tumble.Checkpoint) (to tumble.Checkpoint, err error) {
+func (s processPartition) Resume(ctx context.Context, stored tumble.Checkpoint) (to tumble.Checkpoint, err error) {
 	err = s.p.call(ctx, func() (err error) {
 		w := s.p.w
 		w.mu.Lock()
 		away := w.rng.IntN(1000) < w.noise
 		w.mu.Unlock()
 		if away {
-			return fmt.Errorf("%w: %w", tumble.ErrUnavailable, errFault)
+			return fmt.Errorf("%w: %w", tumble.ErrUnavailable, faketest.ErrFault)
 		}
 		to, err = s.Partition.Resume(ctx, stored)
 		return err
@@ -242,39 +243,39 @@ func (s simPartition) Resume(ctx context.Context, stored tumble.Checkpoint) (to 
 }
 
 // Committed must not be told more than every shard holds.
-func (s simPartition) Committed(offset int64) {
+func (s processPartition) Committed(offset int64) {
 	w := s.p.w
 	w.mu.Lock()
 	lost := w.lost
 	w.mu.Unlock()
 	for i := range w.shards {
-		if c := w.sink.stored(i, s.ID()); !lost && w.kind != gaps && w.kind != cuts && c.Offset < offset {
+		if c := w.sink.Stored(i, s.ID()); !lost && w.kind != gaps && w.kind != cuts && c.Offset < offset {
 			w.fail("%s: %s is committed up to %d, shard %d holds %v", s.p.name, s.ID(), offset, i, c)
 		}
 	}
 	s.Partition.(tumble.Committer).Committed(offset)
 }
 
-type simSink struct{ p *simProcess }
+type processSink struct{ p *process }
 
-func (s simSink) Open(ctx context.Context, def tumble.Definition) (shards []tumble.Shard, err error) {
+func (s processSink) Open(ctx context.Context, def tumble.Definition) (shards []tumble.Shard, err error) {
 	err = s.p.call(ctx, func() (err error) {
 		shards, err = s.p.w.sink.Open(ctx, def)
 		return err
 	})
 	for i := range shards {
-		shards[i] = simShard{shards[i], s.p, i}
+		shards[i] = processShard{shards[i], s.p, i}
 	}
 	return shards, err
 }
 
-type simShard struct {
+type processShard struct {
 	tumble.Shard
-	p     *simProcess
+	p     *process
 	index int
 }
 
-func (s simShard) Load(ctx context.Context, r tumble.LoadRequest) (state tumble.ShardState, err error) {
+func (s processShard) Load(ctx context.Context, r tumble.LoadRequest) (state tumble.ShardState, err error) {
 	err = s.p.call(ctx, func() (err error) {
 		if err := s.hang(ctx); err != nil {
 			return err
@@ -285,7 +286,7 @@ func (s simShard) Load(ctx context.Context, r tumble.LoadRequest) (state tumble.
 	return state, err
 }
 
-func (s simShard) Apply(ctx context.Context, b tumble.Batch) error {
+func (s processShard) Apply(ctx context.Context, b tumble.Batch) error {
 	s.p.w.check(s.p)
 	return s.p.call(ctx, func() error {
 		if err := s.hang(ctx); err != nil {
@@ -296,7 +297,7 @@ func (s simShard) Apply(ctx context.Context, b tumble.Batch) error {
 }
 
 // hang waits for a shard that does not answer.
-func (s simShard) hang(ctx context.Context) error {
+func (s processShard) hang(ctx context.Context) error {
 	w := s.p.w
 	w.mu.Lock()
 	d := time.Until(w.hangs[s.index])
@@ -306,7 +307,7 @@ func (s simShard) hang(ctx context.Context) error {
 	}
 	select {
 	case <-time.After(d):
-		return errFault
+		return faketest.ErrFault
 	case <-ctx.Done():
 		return ctx.Err()
 	}

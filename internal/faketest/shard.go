@@ -1,0 +1,166 @@
+package faketest
+
+import (
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"time"
+
+	"github.com/tumblestream/tumble"
+)
+
+// A Shard is what a Store keeps in one.
+type Shard struct {
+	Counts      map[Cell]int64
+	Checkpoints map[string]tumble.Checkpoint // by partition
+	Floor       time.Time
+
+	closed  time.Time
+	writers map[string]uint64 // of what is stored, by partition
+	tainted bool              // another writer wrote since the term was drawn
+	term    uint64
+
+	asked     map[time.Duration]time.Time // retentions, and when they were asked for last
+	announced map[string]announcement     // by partition
+	late      []tumble.Batch              // copies that arrive again later
+}
+
+// An announcement is that somebody will end a partition.
+type announcement struct {
+	token    uint64
+	objected bool
+}
+
+// NewShard returns an empty shard.
+func NewShard() *Shard {
+	return &Shard{
+		Counts: map[Cell]int64{}, Checkpoints: map[string]tumble.Checkpoint{}, writers: map[string]uint64{},
+		asked: map[time.Duration]time.Time{}, announced: map[string]announcement{},
+	}
+}
+
+// Clone copies all but the batches that arrive later.
+func (sh *Shard) Clone() *Shard {
+	c := *sh
+	c.Counts, c.Checkpoints, c.writers = maps.Clone(sh.Counts), maps.Clone(sh.Checkpoints), maps.Clone(sh.writers)
+	c.asked, c.announced = maps.Clone(sh.asked), maps.Clone(sh.announced)
+	c.late = nil
+	return &c
+}
+
+func (sh *Shard) load(def tumble.Definition, r tumble.LoadRequest, retention time.Duration) tumble.ShardState {
+	frontier := tumble.Frontier(sh.Checkpoints)
+	for id, c := range r.Init {
+		if _, ok := sh.Checkpoints[id]; ok {
+			continue
+		}
+		if frontier.After(c.Watermark) {
+			c.Watermark = frontier
+		}
+		sh.Checkpoints[id] = c
+	}
+	for id, token := range r.Announce {
+		sh.announced[id] = announcement{token: token}
+	}
+	for id, token := range r.Object {
+		if sh.announced[id].token == token {
+			sh.announced[id] = announcement{token, true}
+		}
+	}
+	sh.asked[retention] = time.Now()
+	sh.advance(def)
+	state := tumble.ShardState{
+		Checkpoints: maps.Clone(sh.Checkpoints), Announced: map[string]uint64{},
+		Frontier: tumble.Frontier(sh.Checkpoints), Floor: sh.Floor,
+	}
+	for id, a := range sh.announced {
+		if !a.objected {
+			state.Announced[id] = a.token
+		}
+	}
+	return state
+}
+
+func (sh *Shard) apply(def tumble.Definition, b tumble.Batch) error {
+	if c, ok := sh.Checkpoints[b.Partition]; !ok || !c.Same(b.From) {
+		return fmt.Errorf("%w: %v, not %v", tumble.ErrConflict, c, b.From)
+	}
+	if err := lawful(b); err != nil {
+		panic(err)
+	}
+	if frontier := tumble.Frontier(sh.Checkpoints); b.From.Ended && !b.To.Ended && b.To.Watermark.Before(frontier) {
+		return fmt.Errorf("%w: %v, to %v", tumble.ErrPassed, frontier, b.To)
+	}
+	if a := sh.announced[b.Partition]; b.Token != 0 && (a.token != b.Token || a.objected) {
+		return tumble.ErrObjected
+	} else if b.Token != 0 {
+		delete(sh.announced, b.Partition)
+	}
+	for _, d := range b.Deltas {
+		if _, end := def.Window.Bounds(d.Start); end.After(sh.Floor) {
+			sh.Counts[CellAt(d.Start, d.Key)] += d.N
+		}
+	}
+	sh.Checkpoints[b.Partition] = b.To
+	sh.tainted = sh.tainted || sh.writers[b.Partition] != b.Writer
+	sh.writers[b.Partition] = b.Writer
+	if closed := def.ClosedAt(tumble.Frontier(sh.Checkpoints)); closed.After(sh.closed) && (sh.tainted || sh.term == 0) {
+		sh.term, sh.tainted = rand.Uint64(), false
+	}
+	sh.advance(def)
+	return nil
+}
+
+// advance moves the marks to where the checkpoints are, and forgets the windows
+// that are past retention.
+func (sh *Shard) advance(def tumble.Definition) {
+	sh.closed = def.ClosedAt(tumble.Frontier(sh.Checkpoints))
+	longest := time.Duration(-1)
+	for r, at := range sh.asked {
+		if time.Since(at) <= time.Minute && (r == 0 || longest > 0 && r > longest || longest < 0) {
+			longest = r
+		}
+		if longest == 0 {
+			break
+		}
+	}
+	def.Retention = max(longest, 0)
+	if floor := def.FloorAt(sh.closed); floor.After(sh.Floor) {
+		sh.Floor = floor
+	}
+	for c := range sh.Counts {
+		if _, end := def.Window.Bounds(time.Unix(0, c.Start)); !end.After(sh.Floor) {
+			delete(sh.Counts, c)
+		}
+	}
+}
+
+// lawful checks what Batch promises to a sink.
+func lawful(b tumble.Batch) error {
+	rebase := b.From.Log != b.To.Log
+	truncation := !rebase && b.To.Offset < b.From.Offset
+	revival := b.From.Ended && !b.To.Ended
+	seen := map[Cell]bool{}
+	for _, d := range b.Deltas {
+		c := CellAt(d.Start, d.Key)
+		if d.N <= 0 || seen[c] || rebase || truncation || revival {
+			return fmt.Errorf("delta %v in %v", d, b)
+		}
+		seen[c] = true
+	}
+	switch {
+	case b.From.Watermark.After(b.To.Watermark):
+		return fmt.Errorf("watermark goes back: %v to %v", b.From, b.To)
+	case b.Writer == 0:
+		return fmt.Errorf("no writer: %v", b)
+	case !rebase && b.To.Origin != b.From.Origin && !(truncation && b.To.Origin == b.To.Offset):
+		return fmt.Errorf("the origin moves: %v to %v", b.From, b.To)
+	case !rebase && b.To.Offset == b.From.Offset && b.To.Epoch != b.From.Epoch:
+		return fmt.Errorf("a promise changes the epoch: %v to %v", b.From, b.To)
+	case b.To.Same(b.From):
+		return fmt.Errorf("nothing changes: %v", b.From)
+	case b.To.Offset == b.From.Offset && len(b.Deltas) > 0:
+		return fmt.Errorf("counts without offsets: %v", b)
+	}
+	return nil
+}
