@@ -71,7 +71,9 @@ func (a *address) fallOver(to string) {
 	a.conns = nil
 }
 
-// steps has something happen before the calls of a client, by their numbers.
+// steps has something happen before the calls of a client, by their numbers. It
+// pins what is sent: the client sends it again over a new connection, and uses its
+// memory anew while the writer of the broken one may still read it.
 type steps struct {
 	rueidis.Client
 	at    map[int]func()
@@ -88,21 +90,27 @@ func (s *steps) step() {
 
 func (s *steps) Do(ctx context.Context, cmd rueidis.Completed) rueidis.RedisResult {
 	s.step()
-	return s.Client.Do(ctx, cmd)
+	return s.Client.Do(ctx, cmd.Pin())
 }
 
 func (s *steps) DoMulti(ctx context.Context, cmds ...rueidis.Completed) []rueidis.RedisResult {
 	s.step()
+	for i := range cmds {
+		cmds[i] = cmds[i].Pin()
+	}
 	return s.Client.DoMulti(ctx, cmds...)
 }
 
 func (s *steps) DoCache(ctx context.Context, cmd rueidis.Cacheable, ttl time.Duration) rueidis.RedisResult {
 	s.step()
-	return s.Client.DoCache(ctx, cmd, ttl)
+	return s.Client.DoCache(ctx, cmd.Pin(), ttl)
 }
 
 func (s *steps) DoMultiCache(ctx context.Context, cmds ...rueidis.CacheableTTL) []rueidis.RedisResult {
 	s.step()
+	for i := range cmds {
+		cmds[i].Cmd = cmds[i].Cmd.Pin()
+	}
 	return s.Client.DoMultiCache(ctx, cmds...)
 }
 
@@ -170,8 +178,8 @@ func losses() map[string]loss {
 	return map[string]loss{
 		"a part of a count":  {final, []tumble.Delta{k(0, 1)}, noon, []tumble.Delta{k(0, 2), k(1, 1)}, 3},
 		"all of a count":     {final, nil, noon, []tumble.Delta{k(0, 3), k(1, 1)}, 3},
-		"all, others stay":   {final, users(noon, 0, 2000), noon, []tumble.Delta{k(0, 3), k(1, 1)}, 3},
-		"buckets, by others": {minutes, []tumble.Delta{k(0, 3), k(1, 1)}, noon.Add(2 * time.Minute), users(noon, 0, 2000), 3},
+		"all, others stay":   {final, users(noon, 0, 600), noon, []tumble.Delta{k(0, 3), k(1, 1)}, 3},
+		"buckets, by others": {minutes, []tumble.Delta{k(0, 3), k(1, 1)}, noon.Add(2 * time.Minute), users(noon, 0, 600), 3},
 	}
 }
 
@@ -355,6 +363,24 @@ func TestDemotedMasterIsCached(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestListIsNotCached has a list of windows come from the new master, and all
+// their counts from the cache, which another reader of the same client filled.
+func TestListIsNotCached(t *testing.T) {
+	servers := [2]*server{start(t), start(t)}
+	clients := []rueidis.Client{servers[0].connect(t), servers[1].connect(t)}
+	next := noon.Add(time.Minute)
+	f := newFallible(t, newAddress(t), servers, clients, loss{
+		tumble.Definition{Window: minutes.Window, DropLate: true}, []tumble.Delta{{Start: next, Key: "k", N: 1}}, noon,
+		[]tumble.Delta{{Start: noon, Key: "k", N: 3}}, 3,
+	})
+	client := demoted{clients[1], clients[0]}
+	_, err := newSink(t, redis.Config{Client: client, Name: "a"}).Count(t.Context(), "k", next)
+	require.NoError(t, err)
+	counts, err := readings["long range"](t.Context(), newSink(t, redis.Config{Client: client, Name: "a"}))
+	f.check(counts, err)
+	require.Equal(t, minute("k", next, 1, tumble.Open), untermed(counts[0]))
 }
 
 // TestReplacedBetweenPieces has all lost and counted again, otherwise, between

@@ -33,7 +33,9 @@ import (
 // In a cluster the second look may come from the cache of a server that is no
 // longer the shard's master, while the count was redirected to the new one. If
 // the client has asked a server for any part of the count, so is the second look
-// asked for (Sink.lookAgain).
+// asked for (Sink.lookAgain). If that contradicts the cache, reads go past the
+// cache until it shows something else. A Sink knows of its own second looks only:
+// two that read one name through one client of a cluster do not warn each other.
 
 const (
 	// maxTries bounds how often a read begins anew because the layout changed.
