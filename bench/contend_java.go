@@ -64,7 +64,7 @@ func makeJava(folder string) (string, error) {
 	if _, err := os.Stat(dir); err == nil {
 		return dir, nil
 	}
-	if out, err := exec.Command(filepath.Join(root, ".ci", "install"), "javac=default-jdk-headless", "mvn=maven").CombinedOutput(); err != nil {
+	if out, err := exec.Command(filepath.Join(root, "scripts", "install"), "javac=default-jdk-headless", "mvn=maven").CombinedOutput(); err != nil {
 		return "", fmt.Errorf("no Java compiler or Maven: %w\n%s", err, out)
 	}
 	fmt.Fprintf(os.Stderr, "bench: building %s\n", folder)

@@ -30,7 +30,7 @@ var python = sync.OnceValues(func() (string, error) {
 	if have, err := os.ReadFile(mark); err == nil && string(have) == string(wanted) {
 		return interpreter, nil
 	}
-	if out, err := exec.Command(filepath.Join(root, ".ci", "install"), "python3=python3,python3-venv").CombinedOutput(); err != nil {
+	if out, err := exec.Command(filepath.Join(root, "scripts", "install"), "python3=python3,python3-venv").CombinedOutput(); err != nil {
 		return "", fmt.Errorf("there is no python3: %w\n%s", err, out)
 	}
 	fmt.Fprintln(os.Stderr, "bench: installing Python packages")

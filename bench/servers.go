@@ -46,11 +46,11 @@ func repository() (string, error) {
 		return "", err
 	}
 	for d := dir; ; d = filepath.Dir(d) {
-		if _, err := os.Stat(filepath.Join(d, ".ci", "servers")); err == nil {
+		if _, err := os.Stat(filepath.Join(d, "scripts", "servers")); err == nil {
 			return d, nil
 		}
 		if d == filepath.Dir(d) {
-			return "", fmt.Errorf("no .ci/servers above %s: run it from the folder bench", dir)
+			return "", fmt.Errorf("no scripts/servers above %s: run it from the folder bench", dir)
 		}
 	}
 }
@@ -83,14 +83,14 @@ func (s serverFlags) start(ctx context.Context) (*servers, error) {
 		}
 		up.stop = unlock
 		ci := func(ctx context.Context, arg string) ([]byte, error) {
-			cmd := exec.CommandContext(ctx, filepath.Join(root, ".ci", "servers"), arg)
+			cmd := exec.CommandContext(ctx, filepath.Join(root, "scripts", "servers"), arg)
 			cmd.Env = append(os.Environ(), "TUMBLE_SERVERS="+state)
 			cmd.Stderr = os.Stderr
 			return cmd.Output()
 		}
 		if _, err := ci(ctx, "up"); err != nil {
 			unlock()
-			return nil, fmt.Errorf(".ci/servers up: %w", err)
+			return nil, fmt.Errorf("scripts/servers up: %w", err)
 		}
 		if !*s.keep {
 			up.stop = func() {
@@ -101,7 +101,7 @@ func (s serverFlags) start(ctx context.Context) (*servers, error) {
 		env, err := ci(ctx, "env")
 		if err != nil {
 			up.stop()
-			return nil, fmt.Errorf(".ci/servers env: %w", err)
+			return nil, fmt.Errorf("scripts/servers env: %w", err)
 		}
 		for line := range strings.Lines(string(env)) {
 			name, address, _ := strings.Cut(strings.TrimPrefix(strings.TrimSpace(line), "export "), "=")

@@ -35,15 +35,15 @@ type broker struct {
 }
 
 // jars returns the folder with Kafka's jars, fetched if it is missing. Which one
-// it is .ci/servers decides, by its pom.
+// it is scripts/servers decides, by its pom.
 func jars(root string) (string, error) {
-	pom, err := os.ReadFile(filepath.Join(root, ".ci/kafka/pom.xml"))
+	pom, err := os.ReadFile(filepath.Join(root, "scripts/kafka/pom.xml"))
 	if err != nil {
 		return "", err
 	}
 	version := regexp.MustCompile(`<kafka\.version>(.*)</kafka\.version>`).FindSubmatch(pom)
 	if version == nil {
-		return "", fmt.Errorf("%s/.ci/kafka/pom.xml names no version of Kafka", root)
+		return "", fmt.Errorf("%s/scripts/kafka/pom.xml names no version of Kafka", root)
 	}
 	sum := sha256.Sum256(pom)
 	cache := os.Getenv("XDG_CACHE_HOME")
@@ -54,7 +54,7 @@ func jars(root string) (string, error) {
 	if _, err := os.Stat(dir); err == nil {
 		return dir, nil
 	}
-	out, err := exec.Command(filepath.Join(root, ".ci/servers"), "kafka-tool", "kafka.tools.StorageTool", "random-uuid").CombinedOutput()
+	out, err := exec.Command(filepath.Join(root, "scripts/servers"), "kafka-tool", "kafka.tools.StorageTool", "random-uuid").CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("fetching Kafka: %w\n%s", err, out)
 	}

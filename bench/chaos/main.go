@@ -254,7 +254,7 @@ func (l *lab) setUp(ctx context.Context, o *options) (err error) {
 		return fmt.Errorf("run it from the folder bench: %w", err)
 	}
 	l.root = strings.TrimSpace(string(out))
-	if out, err := exec.Command(filepath.Join(l.root, ".ci/install"), "java=default-jre-headless", "redis-server").CombinedOutput(); err != nil {
+	if out, err := exec.Command(filepath.Join(l.root, "scripts/install"), "java=default-jre-headless", "redis-server").CombinedOutput(); err != nil {
 		return fmt.Errorf("%w\n%s", err, out)
 	}
 	if err := l.build(ctx, o.race); err != nil {

@@ -3,9 +3,9 @@
 // one of them must fail, and pass when the guard is in place. A guard that can be
 // taken out unnoticed is one that nobody tests.
 //
-//	go run ./.ci/mutate            all
-//	go run ./.ci/mutate -run NAME  those whose name or file contains NAME
-//	go run ./.ci/mutate -check     only that each guard is found, once, and each test; builds nothing
+//	go run ./internal/cmd/mutate            all
+//	go run ./internal/cmd/mutate -run NAME  those whose name or file contains NAME
+//	go run ./internal/cmd/mutate -check     only that each guard is found, once, and each test; builds nothing
 //
 // Those of sink/redis need the servers that its tests need: scripts/servers. The
 // tree is not touched: the compiler is given another text in a file's place.
