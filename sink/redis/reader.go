@@ -55,6 +55,9 @@ func (s *Sink) Definition(ctx context.Context) (tumble.Definition, error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
 	l, err := s.layout(ctx)
+	if s.assumes(err) {
+		return s.cfg.Definition, nil
+	}
 	if err != nil {
 		return tumble.Definition{}, err
 	}
@@ -106,6 +109,9 @@ func (s *Sink) Count(ctx context.Context, key string, at time.Time) (tumble.Coun
 		set(counts[0], f)
 		return s.proves(ctx, l, map[int]finality{shard: f})
 	})
+	if s.assumes(err) {
+		return s.emptyCount(key, at)
+	}
 	if err != nil {
 		return tumble.Count{}, err
 	}

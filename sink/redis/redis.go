@@ -42,6 +42,12 @@ type Config struct {
 	// staleness. Defaults to 10 minutes.
 	CacheTTL time.Duration
 
+	// Definition, if its Window is set, is what a Reader goes by while nothing is
+	// stored under Name: it answers zeros that are open, before the first count
+	// and after the server lost everything. What is stored overrules it. By
+	// default such reads are an error that wraps [tumble.ErrNoDefinition].
+	Definition tumble.Definition
+
 	// AllowEviction makes Open accept a server whose maxmemory-policy lets it
 	// drop any key, or that does not tell its policy. Counts that it drops are
 	// lost and not noticed, unless their checkpoints go with them.
@@ -91,6 +97,11 @@ func New(cfg Config) (*Sink, error) {
 		return nil, fmt.Errorf("redis: Config.Timeout is %v, must not be negative", cfg.Timeout)
 	case cfg.CacheTTL < 0:
 		return nil, fmt.Errorf("redis: Config.CacheTTL is %v, must not be negative", cfg.CacheTTL)
+	}
+	if cfg.Definition.Window != (tumble.Window{}) {
+		if err := cfg.Definition.Validate(); err != nil {
+			return nil, fmt.Errorf("redis: Config.Definition: %w", err)
+		}
 	}
 	cfg.Timeout = cmp.Or(cfg.Timeout, 10*time.Second)
 	cfg.CacheTTL = cmp.Or(cfg.CacheTTL, 10*time.Minute)

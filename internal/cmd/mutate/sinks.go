@@ -139,4 +139,5 @@ var ofSinks = []directed{
 	{"TestRetention/single", mutation{"deletes a piece at a time", commonLua, "while n > 1 and room > 0 do", "while n > 1 do", "holds up the server"}},
 	{"TestReaderOutOfDate", mutation{"a bucket that was split: Range", "sink/redis/range.go", "if now > w.buckets && bucketOf", "if now < w.buckets && bucketOf", "does not find a count that has moved"}},
 	{"TestHeals", mutation{"another definition", "sink/redis/shard.go", "\t\tif _, err := s.Load(ctx, tumble.LoadRequest{}); err != nil {\n\t\t\treturn err\n\t\t}\n", "\t\ts.id = \"third\"\n", "counts windows of one kind among those of another"}},
+	{"TestReaderOfNothing", mutation{"a definition to read by", "sink/redis/empty.go", "s.cfg.Definition.Window != (tumble.Window{})", "false", "fails reads before the first count"}},
 }

@@ -1,0 +1,39 @@
+package redis
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/tumblestream/tumble"
+)
+
+// A Reader that was given a definition answers reads of a name under which
+// nothing is stored by it: there are no counts, and every window is open.
+
+// assumes reports whether err says that nothing is stored, and the sink was given
+// a definition for that case.
+func (s *Sink) assumes(err error) bool {
+	return errors.Is(err, tumble.ErrNoDefinition) && s.cfg.Definition.Window != (tumble.Window{})
+}
+
+// emptyCount is the count of a key in the window that holds at.
+func (s *Sink) emptyCount(key string, at time.Time) (tumble.Count, error) {
+	start, end, err := bounds(s.cfg.Definition, at)
+	if err != nil {
+		return tumble.Count{}, err
+	}
+	return tumble.Count{Key: key, Start: start, End: end}, nil
+}
+
+// emptyPage is the page of the window that holds at. No cursor leads to one.
+func (s *Sink) emptyPage(at time.Time, cursor string) (tumble.Page, error) {
+	if cursor != "" {
+		return tumble.Page{}, fmt.Errorf("redis: %s: scan: cursor %q: %w", s.cfg.Name, cursor, tumble.ErrCursor)
+	}
+	start, end, err := bounds(s.cfg.Definition, at)
+	if err != nil {
+		return tumble.Page{}, err
+	}
+	return tumble.Page{Start: start, End: end}, nil
+}
