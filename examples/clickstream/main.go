@@ -1,15 +1,17 @@
-// Command clickstream is the whole flow in one process: made-up clicks are
-// counted per user and minute in memory, and an HTTP API answers how often a
-// user clicked. It needs nothing but itself; with Kafka and Redis it is the
-// programs in producer, consumer and api.
+// Command clickstream is the whole flow in one process: made-up clicks are counted
+// per user and minute in memory, and an HTTP API answers how often a user clicked. It
+// needs nothing but itself. With Kafka and Redis it is the programs in producer,
+// consumer and api.
 package main
 
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"math"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/tumblestream/tumble"
@@ -20,25 +22,22 @@ import (
 	"github.com/tumblestream/tumble/source/channel"
 )
 
+var (
+	addr     = program.Flag("addr", "localhost:8000", "`address` to serve on", program.Address)
+	rate     = program.Flag("rate", "1000", "`clicks` per second; 0: as fast as possible", program.Rate)
+	numUsers = program.Flag("users", "3", "how many users click: user_1 to user_`N`", program.Int(1, math.MaxInt32))
+	window   = program.Flag("window", "1m", "`length` of a window, such as 1m, 1h+15m or \"day Europe/Berlin\"", tumble.ParseWindow)
+	seed     = flag.Int64("seed", 0, "0: other clicks each time; else the same for the same seed `N`")
+)
+
 func main() {
-	program.Main("clickstream", "counts made-up clicks in memory and answers over HTTP how often users clicked.",
-		func(f *program.Flags) func(context.Context) error {
-			addr := f.Address("addr", "localhost:8000", "`address` to serve on")
-			rate := f.Rate("rate", "1000", "`clicks` per second; 0: as fast as possible")
-			users := f.Int("users", 3, 1, math.MaxInt32, "how many users click: user_1 to user_`N`")
-			window := f.Window("window", "1m", "`length` of a window, such as 1m, 1h+15m or \"day Europe/Berlin\"")
-			seed := f.Int("seed", 0, math.MinInt64, math.MaxInt64, "0: other clicks each time; else the same for the same seed `N`")
-			return func(ctx context.Context) error {
-				clicker := simulate.New(simulate.Config{Users: int(*users), Seed: *seed, Rate: *rate})
-				return run(ctx, *addr, *window, clicker)
-			}
-		})
+	program.Main("clickstream", "counts made-up clicks in memory and answers over HTTP how often users clicked.", run)
 }
 
-// run serves on addr until ctx ends. Then it counts what was clicked by then,
-// and prints the books.
-func run(ctx context.Context, addr string, window tumble.Window, clicker *simulate.Clicker) error {
-	listener, err := program.Listen(addr)
+// run serves until ctx ends. Then it counts the clicks that were made by then, and
+// prints the books.
+func run(ctx context.Context) error {
+	listener, err := program.Listen(*addr)
 	if err != nil {
 		return err
 	}
@@ -52,7 +51,7 @@ func run(ctx context.Context, addr string, window tumble.Window, clicker *simula
 	pipeline, err := tumble.New(tumble.Config{
 		Source:    source,
 		Sink:      counts,
-		Window:    window,
+		Window:    *window,
 		Retention: 24 * time.Hour,
 	})
 	if err != nil {
@@ -60,42 +59,39 @@ func run(ctx context.Context, addr string, window tumble.Window, clicker *simula
 	}
 	api := clicks.New(clicks.Config{
 		Counts:  counts,
-		Metrics: func() []program.Metric { return program.BookMetrics(pipeline.Stats()) },
+		Metrics: func(m *program.Metrics) { m.Pipeline(pipeline.Stats()) },
 	})
 
-	// Whichever fails first ends the others. No more clicks come then, the
-	// channel is closed, and the pipeline ends when the last is counted. Only if
-	// it does not is it told to stop, and then it says how many clicks are lost.
+	// Whichever part ends first ends the others. The clicker closes the channel, and
+	// the pipeline ends once it has counted the last click. Only if it hangs is it
+	// stopped, and then it says how many clicks are lost.
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	draining, halt := context.WithCancel(context.WithoutCancel(ctx))
 	defer halt()
 	defer context.AfterFunc(ctx, func() { time.AfterFunc(5*time.Second, halt) })()
-	first := make(chan simulate.Click, 1)
 	parts := []func() error{
-		func() error { return click(ctx, clicker, events, first) },
+		func() error { return click(ctx, events) },
 		func() error { return pipeline.Run(draining) },
 		func() error { return program.Serve(ctx, listener, api) },
-		func() error { return announce(ctx, counts, first, program.URL(listener, addr)) },
 	}
-	ended := make(chan error)
-	for _, part := range parts {
-		go func() { ended <- part() }()
+	errs := make([]error, len(parts))
+	var running sync.WaitGroup
+	for i, part := range parts {
+		running.Go(func() {
+			defer stop()
+			errs[i] = part()
+		})
 	}
-	err = nil
-	for range parts {
-		if one := <-ended; one != errAnnounced {
-			err = errors.Join(err, one)
-			stop()
-		}
-	}
-	return errors.Join(err, program.WriteBooks(os.Stdout, pipeline.Stats()))
+	running.Go(func() { announce(ctx, counts, program.URL(listener, *addr)) })
+	running.Wait()
+	return errors.Join(append(errs, program.WriteBooks(os.Stdout, pipeline.Stats()))...)
 }
 
-// click sends clicks to events until ctx ends, and then closes it. The first
-// goes to first as well.
-func click(ctx context.Context, clicker *simulate.Clicker, events chan<- tumble.Event, first chan<- simulate.Click) error {
+// click sends clicks to events until ctx ends, and then closes it.
+func click(ctx context.Context, events chan<- tumble.Event) error {
 	defer close(events)
+	clicker := simulate.New(simulate.Config{Users: int(*numUsers), Seed: *seed, Rate: *rate})
 	for {
 		c, err := clicker.Next(ctx)
 		if ctx.Err() != nil {
@@ -109,38 +105,20 @@ func click(ctx context.Context, clicker *simulate.Clicker, events chan<- tumble.
 		case <-ctx.Done():
 			return nil
 		}
-		select {
-		case first <- c:
-			first = nil
-		default: // sending to nil never goes on
-		}
 	}
 }
 
-// errAnnounced says that announce is done, which is no reason to stop.
-var errAnnounced = errors.New("announced")
-
-// announce says where the first click can be seen, as soon as it can.
-func announce(ctx context.Context, counts tumble.Reader, first <-chan simulate.Click, url string) error {
-	var c simulate.Click
-	select {
-	case c = <-first:
-	case <-ctx.Done():
-		return errAnnounced
-	}
-	for {
-		count, err := counts.Count(ctx, c.User, c.Time)
-		if err != nil && !errors.Is(err, tumble.ErrNoDefinition) {
-			return err
-		}
-		if count.N > 0 {
-			fmt.Fprintf(os.Stderr, "clickstream: try curl %s/clicks/%s/%s\n", url, c.User, clicks.FormatMinute(count.Start))
-			return errAnnounced
+// announce prints where a count can be seen, once there is one.
+func announce(ctx context.Context, counts tumble.Reader, url string) {
+	for ctx.Err() == nil {
+		page, err := counts.Top(ctx, time.Now(), 1) // fails before the first count
+		if err == nil && len(page.Counts) > 0 {
+			fmt.Fprintf(os.Stderr, "clickstream: try curl %s/clicks/%s/%s\n", url, page.Counts[0].Key, clicks.FormatMinute(page.Start))
+			return
 		}
 		select {
 		case <-time.After(10 * time.Millisecond):
 		case <-ctx.Done():
-			return errAnnounced
 		}
 	}
 }

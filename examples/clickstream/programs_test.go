@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -18,6 +19,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kfake"
 )
 
 // bin holds the programs as a user would build them.
@@ -213,8 +215,10 @@ func TestEmbedded(t *testing.T) {
 	require.Contains(t, again.Top, userClicks{user, first.Clicks})
 
 	var health map[string]string
-	fetch(t, url+"/healthz", &health)
-	require.Equal(t, "ok", health["status"])
+	for _, path := range []string{"/healthz", "/readyz"} {
+		fetch(t, url+path, &health)
+		require.Equal(t, "ok", health["status"])
+	}
 	metrics := text(t, url+"/metrics")
 	require.Regexp(t, `(?m)^tumble_counted_total [1-9]\d*$`, metrics)
 	require.Contains(t, metrics, `tumble_partition_lag{partition="clicks"}`)
@@ -249,8 +253,8 @@ func TestHelp(t *testing.T) {
 	for name, flags := range map[string]string{
 		"clickstream": "addr localhost:8000,rate 1000,users 3,window 1m,seed 0",
 		"producer":    "brokers localhost:9092,topic clickstream,users 3,rate 1,count 0,start now,step real,seed 0,quiet false",
-		"consumer": "brokers localhost:9092,topic clickstream,group clickstream-group,redis localhost:6379,name clickstream,key user_id,time timestamp," +
-			`window 1m,grace 0s,retention 0,drop-late false,start earliest,idle 10s,flush 100ms,metrics "",until-end false`,
+		"consumer": "brokers localhost:9092,topic clickstream,group clickstream-group,session 10s,redis localhost:6379,name clickstream,key user_id,time timestamp," +
+			`window 1m,grace 0s,retention 0,drop-late false,start earliest,idle 10s,flush 100ms,instance "",dead-letters "",metrics "",until-end false`,
 		"api": "addr localhost:8000,redis localhost:6379,name clickstream",
 	} {
 		p := start(t, name, "-h")
@@ -285,6 +289,32 @@ func TestUnreachableServers(t *testing.T) {
 	fails(t, 1, "localhost:1", "consumer", "-brokers", "localhost:1")
 	fails(t, 1, "localhost:1", "api", "-addr", "localhost:0", "-redis", "localhost:1")
 }
+
+// A producer whose brokers have gone says which clicks they did not take, also when
+// it is stopped meanwhile.
+func TestProducerSaysWhatIsNotDelivered(t *testing.T) {
+	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(2, "clicks"))
+	require.NoError(t, err)
+	defer cluster.Close()
+	p := start(t, "producer", "-brokers", cluster.ListenAddrs()[0], "-topic", "clicks", "-rate", "50")
+	require.Eventually(t, func() bool {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return len(p.stdout) > 10
+	}, 30*time.Second, 10*time.Millisecond)
+	cluster.Close()
+	time.Sleep(100 * time.Millisecond)
+	require.NoError(t, p.cmd.Process.Signal(os.Interrupt))
+	require.Equal(t, 1, p.wait(t, closing+5*time.Second))
+	found := regexp.MustCompile(`(?m)^producer: (\d+) clicks delivered, ([1-9]\d*) failed\nproducer: .*\b(\d+) of (\d+) clicks were not delivered to clicks$`).
+		FindStringSubmatch(strings.Join(p.stderr, "\n"))
+	require.NotNil(t, found)
+	require.Equal(t, strconv.Itoa(len(p.stdout)), found[1], "a report for each")
+	require.Equal(t, found[2], found[3])
+}
+
+// closing is how long a producer may take for its last clicks.
+const closing = 10 * time.Second
 
 // TestEmbeddedNeedsNothingElse holds the promise that the embedded defaults
 // compile nothing but this module and the standard library.

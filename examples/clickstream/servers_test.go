@@ -371,8 +371,10 @@ func TestMetricsAndStop(t *testing.T) {
 		require.Contains(t, metrics, fmt.Sprintf("tumble_partition_lag{partition=%q} 0\n", fmt.Sprintf("%s/%d", f.name, partition)))
 	}
 	var health map[string]string
-	fetch(t, at+"/healthz", &health)
-	require.Equal(t, map[string]string{"status": "ok"}, health)
+	for _, path := range []string{"/healthz", "/readyz"} {
+		fetch(t, at+path, &health)
+		require.Equal(t, map[string]string{"status": "ok"}, health)
+	}
 	fails(t, 1, strings.TrimPrefix(at, "http://"), "consumer", "-metrics", strings.TrimPrefix(at, "http://"), "-brokers", brokers, "-redis", server)
 	require.EqualValues(t, 100, c.stop(t, os.Interrupt, time.Second).Counted, "idle, so within a second")
 }

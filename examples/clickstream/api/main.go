@@ -1,5 +1,5 @@
-// Command api answers over HTTP how often users clicked, from the counts that
-// the consumer keeps in Redis.
+// Command api answers over HTTP how often users clicked, from the counts that the
+// consumer keeps in Redis.
 package main
 
 import (
@@ -14,33 +14,35 @@ import (
 	"github.com/tumblestream/tumble/sink/redis"
 )
 
+var (
+	addr   = program.Flag("addr", "localhost:8000", "`address` to serve on", program.Address)
+	server = redisdial.Flag()
+	name   = program.Flag("name", "clickstream", "`name` of the counts in Redis", program.Text)
+)
+
 func main() {
-	program.Main("api", "answers over HTTP how often users clicked.", func(f *program.Flags) func(context.Context) error {
-		addr := f.Address("addr", "localhost:8000", "`address` to serve on")
-		server := redisdial.Flag(f)
-		name := f.Text("name", "clickstream", "`name` of the counts in Redis")
-		return func(ctx context.Context) error {
-			listener, err := program.Listen(*addr)
-			if err != nil {
-				return err
-			}
-			defer listener.Close()
-			client, err := redisdial.Connect(ctx, *server)
-			if err != nil {
-				return err
-			}
-			defer client.Close()
-			counts, err := redis.New(redis.Config{Client: client, Name: *name})
-			if err != nil {
-				return program.FlagError("name", err)
-			}
-			// What lives long here is the client's cache, and to go through it
-			// costs more than requests do.
-			if os.Getenv("GOGC") == "" {
-				debug.SetGCPercent(400)
-			}
-			fmt.Fprintf(os.Stderr, "api: serving %s on %s\n", *name, program.URL(listener, *addr))
-			return program.Serve(ctx, listener, clicks.New(clicks.Config{Counts: counts}))
-		}
-	})
+	program.Main("api", "answers over HTTP how often users clicked.", run)
+}
+
+func run(ctx context.Context) error {
+	listener, err := program.Listen(*addr)
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
+	client, err := redisdial.Connect(ctx, *server)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	counts, err := redis.New(redis.Config{Client: client, Name: *name})
+	if err != nil {
+		return program.FlagError("name", err)
+	}
+	// The heap is mostly the client's cache. To mark it costs more than requests do.
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(400)
+	}
+	fmt.Fprintf(os.Stderr, "api: serving %s on %s\n", *name, program.URL(listener, *addr))
+	return program.Serve(ctx, listener, clicks.New(clicks.Config{Counts: counts}))
 }

@@ -9,14 +9,13 @@ import (
 	"time"
 
 	"github.com/tumblestream/tumble"
-	"github.com/tumblestream/tumble/examples/clickstream/internal/program"
 )
 
-// eraseLine goes to the beginning of a terminal's line and empties it.
+// eraseLine moves to the beginning of a terminal's line and clears it.
 const eraseLine = "\r\x1b[K"
 
-// A screen is where lines go, above a status line if it is a terminal. It is
-// safe for concurrent use.
+// A screen shows lines, above a status line if it is a terminal. It is safe for
+// concurrent use.
 type screen struct {
 	terminal bool
 
@@ -25,9 +24,12 @@ type screen struct {
 	status string
 }
 
-func newScreen(f *os.File) *screen { return &screen{terminal: program.IsTerminal(f), out: f} }
+func newScreen(f *os.File) *screen {
+	info, err := f.Stat()
+	return &screen{terminal: err == nil && info.Mode()&os.ModeCharDevice != 0, out: f}
+}
 
-// Write writes whole lines.
+// Write expects whole lines.
 func (s *screen) Write(lines []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -43,11 +45,10 @@ func (s *screen) Write(lines []byte) (int, error) {
 func (s *screen) show(status string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if status == "" && s.status == "" {
-		return
+	if status != s.status {
+		s.status = status
+		fmt.Fprint(s.out, eraseLine+status)
 	}
-	s.status = status
-	fmt.Fprint(s.out, eraseLine+status)
 }
 
 // progress shows how far counting has come, until it has caught up or ctx ends.
@@ -70,16 +71,15 @@ func (s *screen) progress(ctx context.Context, stats func() tumble.Stats) {
 	}
 }
 
-// A progress is how far the partitions that are read have come since each was
-// first seen.
+// A progress is the distance that partitions have come since each was first seen.
 type progress struct {
-	first map[string]int64 // offsets by partition
-	at    time.Time        // of the numbers below
-	read  int64
-	rate  float64 // smoothed, per second
+	first map[string]int64 // first offsets, by partition
+	at    time.Time        // of the last call
+	read  int64            // at that time
+	rate  float64          // events per second, smoothed
 }
 
-// next returns a status line, and whether every partition has caught up.
+// next returns the next status line, and whether every partition has caught up.
 func (p *progress) next(now time.Time, s tumble.Stats) (line string, done bool) {
 	if len(s.Partitions) == 0 {
 		return "waiting for partitions", false

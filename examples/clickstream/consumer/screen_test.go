@@ -68,9 +68,6 @@ func TestRejectsAreFewLinesAndASum(t *testing.T) {
 			defer out.Reset()
 			return out.String()
 		}
-		ctx, stop := context.WithCancel(t.Context())
-		ended := make(chan bool)
-		go func() { r.run(ctx); close(ended) }()
 		for i := range 100 {
 			require.NoError(t, r.add(t.Context(), kafka.Rejected{Topic: "clicks", Partition: 3, Offset: int64(i), Cause: errors.New("is\nbad")}))
 		}
@@ -84,8 +81,7 @@ func TestRejectsAreFewLinesAndASum(t *testing.T) {
 		for range 7 {
 			r.show(kafka.Rejected{Cause: errors.New("bad")})
 		}
-		stop()
-		<-ended
+		r.next()
 		require.Contains(t, said(), "consumer: rejected 2 more\n", "also at the end")
 	})
 }
@@ -103,17 +99,26 @@ func TestRejectsAreShownWithTheirLetter(t *testing.T) {
 	require.Equal(t, "consumer: rejected clicks/3@4: bad\n", out.String())
 }
 
-func TestHealth(t *testing.T) {
+func TestHealthAndReadiness(t *testing.T) {
 	var stats tumble.Stats
-	ask := func() (int, string) {
+	ask := func(path string) (int, string) {
 		w := httptest.NewRecorder()
-		handler(func() tumble.Stats { return stats }).ServeHTTP(w, httptest.NewRequest("GET", "/healthz", nil))
+		handler(func() tumble.Stats { return stats }).ServeHTTP(w, httptest.NewRequest("GET", path, nil))
 		return w.Code, w.Body.String()
 	}
-	code, _ := ask()
+	code, _ := ask("/healthz")
 	require.Equal(t, 200, code)
-	stats.Partitions = []tumble.PartitionStats{{ID: "clicks/0"}, {ID: "clicks/1", Err: errors.New("away")}}
-	code, body := ask()
+	code, _ = ask("/readyz")
+	require.Equal(t, 503, code, "it reads nothing")
+	stats.Partitions = []tumble.PartitionStats{{ID: "clicks/0", Offset: -1}, {ID: "clicks/1", Offset: -1, Err: errors.New("away")}}
+	code, body := ask("/healthz")
 	require.Equal(t, 503, code)
 	require.Equal(t, `{"error":"clicks/1: away"}`+"\n", body)
+	code, body = ask("/readyz")
+	require.Equal(t, 503, code)
+	require.Equal(t, `{"error":"no partition is being read yet"}`+"\n", body)
+	stats.Partitions[1].Offset = 0
+	code, body = ask("/readyz")
+	require.Equal(t, 200, code, "also while it is not healthy: others cannot do better")
+	require.Equal(t, `{"status":"ok"}`+"\n", body)
 }

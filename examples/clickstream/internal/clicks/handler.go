@@ -1,6 +1,6 @@
-// Package clicks is the HTTP API over the counts of clicks: who clicked how
-// often in which minute, and whether that can still change. It reads through a
-// [tumble.Reader] and does not know the store.
+// Package clicks is the HTTP API over the counts of clicks: who clicked how often in
+// which minute, and whether that can still change. It reads through a
+// [tumble.Reader] and knows no store.
 package clicks
 
 import (
@@ -23,138 +23,119 @@ import (
 const (
 	maxTop   = 10_000 // users in one answer of top
 	maxLimit = 10_000 // users asked for in one page
-	// Windows in one range, each of which is a look-up in the store: minutes of
-	// a month, and more.
+	// maxWindows bounds a range, in which each window is a look-up in the store. It
+	// is more than the minutes of a month.
 	maxWindows = 50_000
-	// An answer that takes longer has found a store that hangs.
+	// storeTimeout bounds a request. A store that takes longer hangs.
 	storeTimeout = 3 * time.Second
 )
 
 //go:embed openapi.json
 var openAPI []byte
 
-// Config says what the API serves.
+// Config of the API.
 type Config struct {
-	// Counts are what it reads. Required.
+	// Counts are read. Required.
 	Counts tumble.Reader
-	// Metrics, if set, are served at /metrics after those of the API itself.
-	Metrics func() []program.Metric
-	// Logger is told why the store cannot be read: clients are not, because
-	// such an error may name addresses. Defaults to slog.Default().
+	// Metrics, if set, adds metrics to /metrics.
+	Metrics func(*program.Metrics)
+	// Logger is told why the store cannot be read. Clients are not, because such an
+	// error may name addresses. Defaults to slog.Default().
 	Logger *slog.Logger
-}
-
-// New returns the API. It is safe for concurrent use.
-func New(cfg Config) http.Handler {
-	return &api{cfg: cfg, store: outage{log: cmp.Or(cfg.Logger, slog.Default())}}
 }
 
 type api struct {
 	cfg   Config
+	mux   http.ServeMux
 	seen  traffic
 	store outage
 }
 
-// endpoint is one route of the API. vars are the variable parts of its path.
-type endpoint struct {
-	pattern string
-	parts   []string // of pattern
-	reads   bool     // from the store
-	answer  func(a *api, w http.ResponseWriter, r *http.Request, vars []string) error
+// New returns the API. It is safe for concurrent use.
+func New(cfg Config) http.Handler {
+	a := &api{cfg: cfg, store: outage{log: cmp.Or(cfg.Logger, slog.Default())}}
+	a.read("/clicks/{user_id}/{minute}", a.count)
+	a.read("/clicks/{user_id}", a.history)
+	a.read("/minutes/{minute}/top", a.top)
+	a.read("/minutes/{minute}/users", a.users)
+	a.read("/healthz", a.health)
+	a.read("/readyz", a.health)
+	a.get("/metrics", a.metrics)
+	a.get("/openapi.json", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = w.Write(openAPI) // an error is the client's
+	})
+	a.mux.HandleFunc("/", a.seen.count("", func(w http.ResponseWriter, r *http.Request) {
+		program.WriteError(w, http.StatusNotFound, fmt.Errorf("no such resource: %s", strings.ReplaceAll(r.URL.Path, "/"+mark, "/")))
+	}, http.StatusNotFound))
+	return a
 }
 
-// endpoints are matched part by part; a part in braces matches anything, also
-// nothing.
-var endpoints = []endpoint{
-	route("/clicks/{user_id}/{minute}", true, (*api).count),
-	route("/clicks/{user_id}", true, (*api).history),
-	route("/minutes/{minute}/top", true, (*api).top),
-	route("/minutes/{minute}/users", true, (*api).users),
-	route("/healthz", true, (*api).health),
-	route("/metrics", false, (*api).metrics),
-	route("/openapi.json", false, (*api).description),
+// mark stands before every part of a path that the mux sees. A ServeMux redirects
+// from empty parts and dots, and takes a user called "/" for a trailing slash.
+// Behind a mark they are names.
+const mark = "="
+
+func marked(path string) string {
+	return "/" + mark + strings.ReplaceAll(strings.TrimPrefix(path, "/"), "/", "/"+mark)
 }
 
-func route(pattern string, reads bool, answer func(*api, http.ResponseWriter, *http.Request, []string) error) endpoint {
-	return endpoint{pattern, strings.Split(pattern, "/"), reads, answer}
+// variable returns a variable part of the path.
+func variable(r *http.Request, name string) string {
+	return strings.TrimPrefix(r.PathValue(name), mark)
 }
 
 func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	began := time.Now()
-	// What is answered is what it says it is, whatever it looks like to a browser.
+	// An answer is of its Content-Type, whatever it looks like to a browser.
 	w.Header().Set("X-Content-Type-Options", "nosniff")
-	answer := &recorder{ResponseWriter: w, code: http.StatusOK}
-	pattern := a.serve(answer, r)
-	a.seen.add(pattern, answer.code, time.Since(began))
+	inner := *r
+	inner.RequestURI = ""
+	inner.URL = &url.URL{RawPath: marked(r.URL.EscapedPath()), RawQuery: r.URL.RawQuery}
+	inner.URL.Path, _ = url.PathUnescape(inner.URL.RawPath) // EscapedPath is always valid
+	a.mux.ServeHTTP(w, &inner)
 }
 
-// serve answers r and returns the pattern of its endpoint, "" if it has none.
-func (a *api) serve(w http.ResponseWriter, r *http.Request) string {
-	found, vars := match(r.URL)
-	if found == nil {
-		program.WriteError(w, http.StatusNotFound, fmt.Errorf("no such resource: %s", r.URL.Path))
-		return ""
-	}
-	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+// get answers GET and HEAD requests for a path. Its metrics count answers of codes
+// from 0.
+func (a *api) get(path string, answer http.HandlerFunc, codes ...int) {
+	pattern := strings.ReplaceAll(marked(path), mark+"{", "{")
+	a.mux.HandleFunc("GET "+pattern, a.seen.count(path, answer, append(codes, http.StatusOK)...))
+	a.mux.HandleFunc(pattern, a.seen.count(path, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Allow", "GET, HEAD")
 		program.WriteError(w, http.StatusMethodNotAllowed, fmt.Errorf("method %s is not allowed here", r.Method))
-		return found.pattern
-	}
-	ctx, cancel := context.WithTimeout(r.Context(), storeTimeout)
-	defer cancel()
-	err := found.answer(a, w, r.WithContext(ctx), vars)
-	switch {
-	case err == nil:
-		if found.reads {
-			a.store.over()
-		}
-	case errors.As(err, new(badRequest)):
-		program.WriteError(w, http.StatusBadRequest, err)
-	case errors.Is(err, tumble.ErrCursor):
-		program.WriteError(w, http.StatusBadRequest, errCursor)
-	default:
-		if r.Context().Err() == nil { // else the client has gone, which is no trouble of the store's
-			a.store.failed(err)
-		}
-		program.WriteError(w, http.StatusServiceUnavailable, errUnavailable)
-	}
-	return found.pattern
+	}))
 }
 
-// What clients are told in place of a reader's own errors.
+// read answers GET and HEAD requests for a path from the store.
+func (a *api) read(path string, answer func(*http.Request) (any, error)) {
+	a.get(path, func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), storeTimeout)
+		defer cancel()
+		x, err := answer(r.WithContext(ctx))
+		if err == nil {
+			err = program.WriteJSON(w, http.StatusOK, x)
+		}
+		switch {
+		case err == nil:
+			a.store.over()
+		case errors.As(err, new(badRequest)):
+			program.WriteError(w, http.StatusBadRequest, err)
+		case errors.Is(err, tumble.ErrCursor):
+			program.WriteError(w, http.StatusBadRequest, errCursor)
+		default:
+			if r.Context().Err() == nil { // otherwise the client has gone
+				a.store.failed(err)
+			}
+			program.WriteError(w, http.StatusServiceUnavailable, errUnavailable)
+		}
+	}, http.StatusServiceUnavailable)
+}
+
+// Errors for clients, in place of a reader's own.
 var (
 	errUnavailable = errors.New("the counts cannot be read now, try again")
 	errCursor      = errors.New("cursor must be empty, or one that came with the page before")
 )
-
-// match finds u's endpoint. It is not http.ServeMux, which redirects paths it
-// does not find clean, such as that of the empty user, and answers in text.
-func match(u *url.URL) (*endpoint, []string) {
-	path := strings.Split(u.EscapedPath(), "/")
-next:
-	for i := range endpoints {
-		want := endpoints[i].parts
-		if len(want) != len(path) {
-			continue
-		}
-		var vars []string
-		for j, part := range path {
-			if !strings.HasPrefix(want[j], "{") {
-				if part != want[j] {
-					continue next
-				}
-				continue
-			}
-			text, err := url.PathUnescape(part)
-			if err != nil {
-				continue next // cannot be: the server has parsed the URL
-			}
-			vars = append(vars, text)
-		}
-		return &endpoints[i], vars
-	}
-	return nil, nil
-}
 
 type countAnswer struct {
 	UserID string       `json:"user_id"`
@@ -164,20 +145,18 @@ type countAnswer struct {
 }
 
 // count answers how often a user clicked in a window.
-func (a *api) count(w http.ResponseWriter, r *http.Request, vars []string) error {
-	at, err := parseMinute("minute", vars[1], time.Now())
-	if err != nil {
-		return err
+func (a *api) count(r *http.Request) (any, error) {
+	p := parse(r)
+	user, at := variable(r, "user_id"), p.minute("minute", variable(r, "minute"))
+	if p.err != nil {
+		return nil, p.err
 	}
-	c, err := a.read(r.Context(), vars[0], at)
-	if err != nil {
-		return err
-	}
-	return program.WriteJSON(w, http.StatusOK, countAnswer{vars[0], FormatMinute(c.Start), c.N, c.State})
+	c, err := a.countAt(r.Context(), user, at)
+	return countAnswer{user, FormatMinute(c.Start), c.N, c.State}, err
 }
 
-// read reads one count: an open zero where nothing is stored.
-func (a *api) read(ctx context.Context, user string, at time.Time) (tumble.Count, error) {
+// countAt reads one count: an open zero where nothing is stored.
+func (a *api) countAt(ctx context.Context, user string, at time.Time) (tumble.Count, error) {
 	c, err := a.cfg.Counts.Count(ctx, user, at)
 	if errors.Is(err, tumble.ErrNoDefinition) {
 		start, end := unknownWindow.Bounds(at)
@@ -199,51 +178,41 @@ type minuteCount struct {
 	State  tumble.State `json:"state"`
 }
 
-// history answers in which windows of a span a user clicked, and how often.
-func (a *api) history(w http.ResponseWriter, r *http.Request, vars []string) error {
-	query, err := parseQuery(r)
-	if err != nil {
-		return err
-	}
-	now := time.Now()
-	from, err := parseMinute("from", query.Get("from"), now)
-	if err != nil {
-		return err
-	}
-	to, err := parseMinute("to", query.Get("to"), now)
-	if err != nil {
-		return err
+// history answers in which windows of a range a user clicked, and how often.
+func (a *api) history(r *http.Request) (any, error) {
+	p := parse(r)
+	from, to := p.minute("from", p.query.Get("from")), p.minute("to", p.query.Get("to"))
+	if p.err != nil {
+		return nil, p.err
 	}
 	window, err := a.window(r.Context())
 	if err != nil {
-		return err
+		return nil, err
 	}
 	first, last, ok := span(window, from, to)
 	if !ok {
-		return badRequest{fmt.Errorf("no window (%v) starts between from and to", window)}
+		return nil, badRequest{fmt.Errorf("no window (%v) starts between from and to", window)}
 	}
 	if n := windowsBetween(window, from, to); n > maxWindows {
-		return badRequest{fmt.Errorf("from and to are %d windows apart, at most %d can be asked for at once", n, maxWindows)}
+		return nil, badRequest{fmt.Errorf("from and to are %d windows apart, at most %d can be asked for at once", n, maxWindows)}
 	}
-	counts, state, err := a.readRange(r.Context(), vars[0], from, to, first, last)
-	if err != nil {
-		return err
-	}
-	answer := historyAnswer{UserID: vars[0], State: state, Clicks: []minuteCount{}}
+	answer := historyAnswer{UserID: variable(r, "user_id"), Clicks: []minuteCount{}}
+	var counts []tumble.Count
+	counts, answer.State, err = a.readRange(r.Context(), answer.UserID, from, to, first, last)
 	for _, c := range counts {
 		answer.Total += c.N
 		answer.Clicks = append(answer.Clicks, minuteCount{FormatMinute(c.Start), c.N, c.State})
 	}
-	return program.WriteJSON(w, http.StatusOK, answer)
+	return answer, err
 }
 
-// readRange reads the counts of the windows that start in [from, to), of which
-// the first and the last begin at first and last, and the state of their sum.
+// readRange reads the counts of the windows that start in [from, to), and the state of
+// their sum. The first window begins at first and the last one at last.
 func (a *api) readRange(ctx context.Context, user string, from, to, first, last time.Time) ([]tumble.Count, tumble.State, error) {
 	for tries := 1; ; tries++ {
 		// The counts are as final as the last window was before they were read,
-		// if the store has lost nothing until afterwards.
-		before, err := a.read(ctx, user, last)
+		// if the store had lost nothing by the end.
+		before, err := a.countAt(ctx, user, last)
 		if err != nil {
 			return nil, 0, err
 		}
@@ -251,12 +220,12 @@ func (a *api) readRange(ctx context.Context, user string, from, to, first, last 
 		if err != nil && !errors.Is(err, tumble.ErrNoDefinition) {
 			return nil, 0, err
 		}
-		after, err := a.read(ctx, user, last)
+		after, err := a.countAt(ctx, user, last)
 		if err != nil {
 			return nil, 0, err
 		}
-		// What had been deleted shows afterwards, in the earliest window first.
-		oldest, err := a.read(ctx, user, first)
+		// Expiry deletes the earliest window first, and shows there afterwards.
+		oldest, err := a.countAt(ctx, user, first)
 		switch {
 		case err != nil:
 			return nil, 0, err
@@ -284,16 +253,15 @@ type userCount struct {
 }
 
 // top answers who clicked most in a window.
-func (a *api) top(w http.ResponseWriter, r *http.Request, vars []string) error {
-	at, n, _, err := parsePage(r, vars[0], "n", 10, maxTop)
-	if err != nil {
-		return err
+func (a *api) top(r *http.Request) (any, error) {
+	p := parse(r)
+	at, n := p.minute("minute", variable(r, "minute")), p.number("n", 10, maxTop)
+	if p.err != nil {
+		return nil, p.err
 	}
-	page, err := orEmpty(at)(a.cfg.Counts.Top(r.Context(), at, n))
-	if err != nil {
-		return err
-	}
-	return program.WriteJSON(w, http.StatusOK, topAnswer{FormatMinute(page.Start), page.State, userCounts(page)})
+	page, err := a.cfg.Counts.Top(r.Context(), at, n)
+	page, err = orEmpty(at, page, err)
+	return topAnswer{FormatMinute(page.Start), page.State, userCounts(page)}, err
 }
 
 type usersAnswer struct {
@@ -303,28 +271,24 @@ type usersAnswer struct {
 }
 
 // users answers, page by page, everyone who clicked in a window.
-func (a *api) users(w http.ResponseWriter, r *http.Request, vars []string) error {
-	at, limit, cursor, err := parsePage(r, vars[0], "limit", 1000, maxLimit)
-	if err != nil {
-		return err
+func (a *api) users(r *http.Request) (any, error) {
+	p := parse(r)
+	at, limit := p.minute("minute", variable(r, "minute")), p.number("limit", 1000, maxLimit)
+	if p.err != nil {
+		return nil, p.err
 	}
-	page, err := orEmpty(at)(a.cfg.Counts.Scan(r.Context(), at, cursor, limit))
-	if err != nil {
-		return err
-	}
-	return program.WriteJSON(w, http.StatusOK, usersAnswer{FormatMinute(page.Start), userCounts(page), page.Cursor})
+	page, err := a.cfg.Counts.Scan(r.Context(), at, p.query.Get("cursor"), limit)
+	page, err = orEmpty(at, page, err)
+	return usersAnswer{FormatMinute(page.Start), userCounts(page), page.Cursor}, err
 }
 
-// orEmpty makes an open page without counts of one that was read where nothing
-// is stored.
-func orEmpty(at time.Time) func(tumble.Page, error) (tumble.Page, error) {
-	return func(page tumble.Page, err error) (tumble.Page, error) {
-		if errors.Is(err, tumble.ErrNoDefinition) {
-			start, end := unknownWindow.Bounds(at)
-			return tumble.Page{Start: start, End: end}, nil
-		}
-		return page, err
+// orEmpty returns an open page without counts where nothing is stored.
+func orEmpty(at time.Time, page tumble.Page, err error) (tumble.Page, error) {
+	if errors.Is(err, tumble.ErrNoDefinition) {
+		page, err = tumble.Page{}, nil
+		page.Start, page.End = unknownWindow.Bounds(at)
 	}
+	return page, err
 }
 
 func userCounts(p tumble.Page) []userCount {
@@ -336,33 +300,24 @@ func userCounts(p tumble.Page) []userCount {
 }
 
 // health answers whether the store can be read.
-func (a *api) health(w http.ResponseWriter, r *http.Request, _ []string) error {
-	if _, err := a.window(r.Context()); err != nil {
-		return err
-	}
-	return program.WriteJSON(w, http.StatusOK, program.Healthy)
+func (a *api) health(r *http.Request) (any, error) {
+	_, err := a.window(r.Context())
+	return program.Healthy, err
 }
 
-func (a *api) metrics(w http.ResponseWriter, _ *http.Request, _ []string) error {
-	metrics := a.seen.metrics()
+func (a *api) metrics(w http.ResponseWriter, r *http.Request) {
+	var m program.Metrics
+	a.seen.write(&m)
 	if a.cfg.Metrics != nil {
-		metrics = append(metrics, a.cfg.Metrics()...)
+		a.cfg.Metrics(&m)
 	}
-	program.ServeMetrics(w, metrics)
-	return nil
+	m.ServeHTTP(w, r)
 }
 
-func (a *api) description(w http.ResponseWriter, _ *http.Request, _ []string) error {
-	w.Header().Set("Content-Type", "application/json")
-	_, _ = w.Write(openAPI) // the client has gone, or it has its answer
-	return nil
-}
-
-// unknownWindow is that of counts of which nothing is stored: they are zeros,
-// by the minute.
+// unknownWindow is that of an empty store.
 var unknownWindow = tumble.Window{Size: time.Minute}
 
-// window returns the window of what is counted.
+// window returns the window of the counts.
 func (a *api) window(ctx context.Context) (tumble.Window, error) {
 	def, err := a.cfg.Counts.Definition(ctx)
 	if errors.Is(err, tumble.ErrNoDefinition) {
@@ -389,40 +344,48 @@ func span(w tumble.Window, from, to time.Time) (first, last time.Time, ok bool) 
 func windowsBetween(w tumble.Window, from, to time.Time) int64 {
 	size := w.Size
 	if size == 0 {
-		size = 23 * time.Hour // of a calendar the shortest day
+		size = 23 * time.Hour // the shortest day of a calendar
 	}
-	// Sub stops at 292 years, where windows are either few or far too many.
+	// Sub saturates at 292 years, where windows are few or far too many.
 	return int64(to.Sub(from)/size) + 1
 }
 
-// A badRequest is an error of the client's.
+// A badRequest is the client's error.
 type badRequest struct{ error }
 
-func parseQuery(r *http.Request) (url.Values, error) {
-	query, err := url.ParseQuery(r.URL.RawQuery)
-	if err != nil {
-		return nil, badRequest{fmt.Errorf("query: %w", err)}
-	}
-	return query, nil
+// params parses the parameters of a request. Look at err before you use them.
+type params struct {
+	query url.Values
+	now   time.Time
+	err   error // the first
 }
 
-// parsePage reads what top and users have in common: the window, a number from
-// 1 to most by the name of count, and a cursor.
-func parsePage(r *http.Request, minute, count string, standard, most int) (at time.Time, n int, cursor string, err error) {
-	if at, err = parseMinute("minute", minute, time.Now()); err != nil {
-		return at, 0, "", err
-	}
-	query, err := parseQuery(r)
+func parse(r *http.Request) *params {
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	p := &params{query: query, now: time.Now()}
 	if err != nil {
-		return at, 0, "", err
+		p.fail("query: %w", err)
 	}
-	n = standard
-	if s := query.Get(count); query.Has(count) {
-		if n, err = strconv.Atoi(s); err != nil || n < 1 || n > most || strconv.Itoa(n) != s {
-			return at, 0, "", badRequest{fmt.Errorf("%s is %q, must be a number from 1 to %d", count, s, most)}
-		}
+	return p
+}
+
+func (p *params) fail(format string, args ...any) {
+	if p.err == nil {
+		p.err = badRequest{fmt.Errorf(format, args...)}
 	}
-	return at, n, query.Get("cursor"), nil
+}
+
+// number returns a number of the query from 1 to most.
+func (p *params) number(name string, standard, most int) int {
+	if !p.query.Has(name) {
+		return standard
+	}
+	s := p.query.Get(name)
+	n, err := strconv.Atoi(s)
+	if err != nil || n < 1 || n > most || strconv.Itoa(n) != s {
+		p.fail("%s is %q, must be a number from 1 to %d", name, s, most)
+	}
+	return n
 }
 
 const shortMinute = "2006-01-02T15:04"
@@ -432,29 +395,30 @@ var (
 	lastTime  = time.Date(2200, 1, 1, 0, 0, 0, 0, time.UTC)
 )
 
-// parseMinute reads an instant in the short form, which is in UTC, or as RFC
-// 3339, or the word for that of now. In a query a plus sign that was not escaped arrives as a space; none of
-// the forms has one, so it is taken back.
-func parseMinute(name, s string, now time.Time) (time.Time, error) {
+// minute parses an instant: the short form, in UTC, RFC 3339, or "now". A plus sign
+// that was not escaped arrives from a query as a space. None of the forms has a space,
+// so it becomes a plus sign again.
+func (p *params) minute(name, s string) time.Time {
 	if s == "now" {
-		return now, nil
+		return p.now
 	}
-	t, err := program.ParseTime(strings.ReplaceAll(s, " ", "+"))
+	t, err := program.Time(strings.ReplaceAll(s, " ", "+"))
 	if err != nil {
 		t, err = time.Parse(shortMinute, s)
-		// Parse takes more than it writes, such as an hour of one digit.
+		// Parse takes more than it formats, such as an hour of one digit.
 		if err != nil || t.Format(shortMinute) != s {
-			return t, badRequest{fmt.Errorf("%s is %q, must be like %s (UTC), RFC 3339 or now", name, s, shortMinute)}
+			p.fail("%s is %q, must be like %s (UTC), RFC 3339 or now", name, s, shortMinute)
+			return t
 		}
 	}
 	if t.Before(firstTime) || !t.Before(lastTime) {
-		return t, badRequest{fmt.Errorf("%s is %q, must be from the year 1700 to 2199", name, s)}
+		p.fail("%s is %q, must be from the year 1700 to 2199", name, s)
 	}
-	return t, nil
+	return t
 }
 
-// FormatMinute writes the start of a window in the short form. Windows shorter
-// than a minute begin where the short form cannot say; these are in RFC 3339.
+// FormatMinute formats the start of a window: the short form for a whole minute,
+// otherwise RFC 3339.
 func FormatMinute(t time.Time) string {
 	t = t.UTC()
 	if t.Truncate(time.Minute).Equal(t) {

@@ -152,6 +152,10 @@ func TestUserIsPathEscaped(t *testing.T) {
 	for path, user := range map[string]string{
 		"a%2Fb":                   "a/b",
 		"a%2fb":                   "a/b",
+		"%2F":                     "/",
+		"=":                       "=",
+		"==":                      "==",
+		"%7Buser_id%7D":           "{user_id}",
 		"%00":                     "\x00",
 		"%2E%2E":                  "..",
 		"":                        "",
@@ -217,6 +221,8 @@ func TestMinute(t *testing.T) {
 			requireError(t, body)
 		}
 	}
+	_, body := get(t, reader, "/clicks/u?from=noon&to=midnight")
+	require.Contains(t, body, "noon", "the first error is told")
 	// A plus sign in a query that was not escaped.
 	code, _ := get(t, reader, "/clicks/u?from=2023-10-01T14:34:00+02:00&to=2023-10-01T12:35:00Z")
 	require.Equal(t, 200, code)
@@ -386,6 +392,7 @@ func TestNothingStored(t *testing.T) {
 		"/minutes/2023-10-01T12:34:56Z/top":                   `{"minute":"2023-10-01T12:34","state":"open","top":[]}`,
 		"/minutes/2023-10-01T12:34/users":                     `{"minute":"2023-10-01T12:34","users":[],"cursor":""}`,
 		"/healthz":                                            `{"status":"ok"}`,
+		"/readyz":                                             `{"status":"ok"}`,
 	} {
 		code, body := get(t, reader, target)
 		require.Equal(t, 200, code, target)
@@ -398,7 +405,7 @@ func TestStoreUnreachable(t *testing.T) {
 	reader := &fakeReader{err: errors.New("dial tcp 127.0.0.1:6379:\nconnection refused")}
 	for _, target := range []string{
 		"/clicks/u/2023-10-01T12:34", "/clicks/u?from=2023-10-01T12:34&to=2023-10-01T12:40",
-		"/minutes/2023-10-01T12:34/top", "/minutes/2023-10-01T12:34/users", "/healthz",
+		"/minutes/2023-10-01T12:34/top", "/minutes/2023-10-01T12:34/users", "/healthz", "/readyz",
 	} {
 		code, body := get(t, reader, target)
 		require.Equal(t, 503, code, target)
@@ -438,16 +445,16 @@ func TestOutageIsLogged(t *testing.T) {
 			ask(t.Context(), "/clicks/u/noon", nil)
 			time.Sleep(time.Second)
 		}
-		lines(`level=ERROR msg="store cannot be read" error="dial tcp 127.0.0.1:6379: connection refused"`)
+		lines(`level=ERROR msg="reading the store failed" error="dial tcp 127.0.0.1:6379: connection refused"`)
 		ask(t.Context(), "/clicks/u/2023-10-01T12:34", nil)
-		lines(`level=INFO msg="store can be read again" after=15s requests=15`)
+		lines(`level=INFO msg="reading the store works again" after=15s requests=15`)
 
 		for range 8 { // by turns: a line in 10 seconds
 			ask(t.Context(), "/healthz", refused)
 			ask(t.Context(), "/healthz", nil)
 			time.Sleep(time.Second)
 		}
-		lines("cannot be read", "can be read again")
+		lines("store failed", "works again")
 
 		time.Sleep(time.Minute)
 		gone, cancel := context.WithCancel(t.Context())
@@ -465,6 +472,8 @@ func TestUnknownRouteAndMethod(t *testing.T) {
 		require.Equal(t, 404, code, target)
 		requireError(t, body)
 	}
+	_, body := get(t, reader, "/click/u/=x?y=z")
+	require.Equal(t, `{"error":"no such resource: /click/u/=x"}`+"\n", body)
 	for _, method := range []string{"POST", "PUT", "DELETE", "PATCH", "OPTIONS"} {
 		for _, target := range []string{"/clicks/u/2023-10-01T12:34", "/metrics"} {
 			code, body := request(t, reader, method, target)
@@ -489,8 +498,10 @@ func TestDescription(t *testing.T) {
 	for path := range doc["paths"].(map[string]any) {
 		described = append(described, path)
 	}
-	for _, e := range endpoints {
-		served = append(served, e.pattern)
+	for path := range New(Config{}).(*api).seen.routes {
+		if path != "" { // of what is not served
+			served = append(served, path)
+		}
 	}
 	require.ElementsMatch(t, served, described)
 	var walk func(any)
@@ -522,8 +533,9 @@ func TestDescription(t *testing.T) {
 }
 
 func TestMetrics(t *testing.T) {
-	h := New(Config{Counts: &fakeReader{def: minutes, n: 1}, Metrics: func() []program.Metric {
-		return []program.Metric{program.Counter("more_total", "More.", 12345678901)}
+	h := New(Config{Counts: &fakeReader{def: minutes, n: 1}, Metrics: func(m *program.Metrics) {
+		m.Family("more_total", "More.", "counter")
+		m.Sample("more_total", 12345678901)
 	}})
 	for _, target := range []string{"/clicks/a/2023-10-01T12:34", "/clicks/b/2023-10-01T12:34", "/clicks/b/noon", "/x"} {
 		h.ServeHTTP(httptest.NewRecorder(), &http.Request{Method: "GET", URL: &url.URL{Path: target}})
@@ -544,6 +556,10 @@ func TestMetrics(t *testing.T) {
 		`# TYPE clicks_http_request_seconds histogram`,
 		`# TYPE more_total counter`,
 		`more_total 12345678901`,
+		`clicks_http_requests_total{route="/minutes/{minute}/top",code="200"} 0`,
+		`clicks_http_requests_total{route="/minutes/{minute}/top",code="503"} 0`,
+		`clicks_http_requests_total{route="/healthz",code="503"} 0`,
+		`clicks_http_request_seconds_count{route="/minutes/{minute}/top"} 0`,
 	} {
 		require.True(t, lines[want], "%s in %v", want, lines)
 	}

@@ -130,6 +130,7 @@ func TestAnswersAreAsDescribed(t *testing.T) {
 		{"/minutes/{minute}/top", "/minutes/2023-10-01T12:34/top", 200, nil},
 		{"/minutes/{minute}/users", "/minutes/2023-10-01T12:34/users", 200, nil},
 		{"/healthz", "/healthz", 200, nil},
+		{"/readyz", "/readyz", 200, nil},
 		{"/clicks/{user_id}/{minute}", "/clicks/u/2023-10-01T12:34", 200, nothing},
 		{"/clicks/{user_id}", "/clicks/u?from=2023-10-01T12:34&to=2023-10-01T12:35", 200, nothing},
 		{"/minutes/{minute}/top", "/minutes/now/top", 200, nothing},
@@ -143,6 +144,7 @@ func TestAnswersAreAsDescribed(t *testing.T) {
 		{"/minutes/{minute}/top", "/minutes/now/top", 503, unreachable},
 		{"/minutes/{minute}/users", "/minutes/now/users", 503, unreachable},
 		{"/healthz", "/healthz", 503, unreachable},
+		{"/readyz", "/readyz", 503, unreachable},
 	} {
 		rules, example := s.response(c.path, fmt.Sprint(c.code))
 		require.NoError(t, s.check(rules, example), "the example of %s, %d", c.path, c.code)

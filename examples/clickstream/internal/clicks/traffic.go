@@ -1,7 +1,7 @@
 package clicks
 
 import (
-	"cmp"
+	"maps"
 	"net/http"
 	"slices"
 	"strconv"
@@ -11,7 +11,49 @@ import (
 	"github.com/tumblestream/tumble/examples/clickstream/internal/program"
 )
 
-// recorder remembers the code of an answer.
+// bounds are the upper ends of the buckets of answer times.
+var bounds = [...]time.Duration{
+	250 * time.Microsecond, time.Millisecond, 5 * time.Millisecond, 25 * time.Millisecond,
+	100 * time.Millisecond, 500 * time.Millisecond, 2500 * time.Millisecond,
+}
+
+// traffic counts requests by route. Routes are patterns, never paths, so that their
+// number is bounded. The zero value is ready. It is safe for concurrent use.
+type traffic struct {
+	mu     sync.Mutex
+	routes map[string]*route
+}
+
+type route struct {
+	answers map[int]int64      // by status code
+	buckets [len(bounds)]int64 // not cumulative. Slower answers are in count alone
+	count   int64
+	sum     time.Duration
+}
+
+// count returns a handler that counts its answers. Those of codes are counted from 0,
+// because a counter that begins at 1 raises no alert.
+func (t *traffic) count(path string, h http.HandlerFunc, codes ...int) http.HandlerFunc {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.routes == nil {
+		t.routes = map[string]*route{}
+	}
+	if t.routes[path] == nil {
+		t.routes[path] = &route{answers: map[int]int64{}}
+	}
+	for _, code := range codes {
+		t.routes[path].answers[code] = 0
+	}
+	return func(w http.ResponseWriter, r *http.Request) {
+		began := time.Now()
+		answer := &recorder{ResponseWriter: w, code: http.StatusOK}
+		h(answer, r)
+		t.add(path, answer.code, time.Since(began))
+	}
+}
+
+// recorder remembers the status code of an answer.
 type recorder struct {
 	http.ResponseWriter
 	code int
@@ -22,86 +64,38 @@ func (r *recorder) WriteHeader(code int) {
 	r.ResponseWriter.WriteHeader(code)
 }
 
-// bounds are the upper ends of the buckets of answer times.
-var bounds = [...]time.Duration{
-	250 * time.Microsecond, time.Millisecond, 5 * time.Millisecond, 25 * time.Millisecond,
-	100 * time.Millisecond, 500 * time.Millisecond, 2500 * time.Millisecond,
-}
-
-type latency struct {
-	buckets [len(bounds)]int64 // not cumulative; what is slower is in count alone
-	count   int64
-	sum     time.Duration
-}
-
-type outcome struct {
-	pattern string
-	code    int
-}
-
-// traffic counts requests. Its zero value is ready; it is safe for concurrent
-// use. Labels are patterns, never paths, so that their number is bounded.
-type traffic struct {
-	mu        sync.Mutex
-	outcomes  map[outcome]int64
-	latencies map[string]*latency // by pattern
-}
-
-func (t *traffic) add(pattern string, code int, took time.Duration) {
+func (t *traffic) add(path string, code int, took time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.outcomes == nil {
-		t.outcomes = map[outcome]int64{}
-		t.latencies = map[string]*latency{}
-	}
-	t.outcomes[outcome{pattern, code}]++
-	l := t.latencies[pattern]
-	if l == nil {
-		l = new(latency)
-		t.latencies[pattern] = l
-	}
-	l.count++
-	l.sum += took
-	for i, b := range bounds {
-		if took <= b {
-			l.buckets[i]++
-			break
-		}
+	r := t.routes[path]
+	r.answers[code]++
+	r.count++
+	r.sum += took
+	if i, _ := slices.BinarySearch(bounds[:], took); i < len(bounds) {
+		r.buckets[i]++
 	}
 }
 
-func (t *traffic) metrics() []program.Metric {
+func (t *traffic) write(m *program.Metrics) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	requests := program.Metric{Name: "clicks_http_requests_total", Type: "counter",
-		Help: "Requests answered, by route and status code; an unknown route is empty."}
-	for o, n := range t.outcomes {
-		requests.Add(float64(n), program.Label{Name: "route", Value: o.pattern}, program.Label{Name: "code", Value: strconv.Itoa(o.code)})
-	}
-	slices.SortFunc(requests.Samples, func(a, b program.Sample) int {
-		return cmp.Or(cmp.Compare(a.Labels[0].Value, b.Labels[0].Value), cmp.Compare(a.Labels[1].Value, b.Labels[1].Value))
-	})
-	seconds := program.Metric{Name: "clicks_http_request_seconds", Type: "histogram",
-		Help: "Time from a request to its answer, by route."}
-	patterns := make([]string, 0, len(t.latencies))
-	for p := range t.latencies {
-		patterns = append(patterns, p)
-	}
-	slices.Sort(patterns)
-	for _, p := range patterns {
-		l := t.latencies[p]
-		route := program.Label{Name: "route", Value: p}
-		sum := int64(0)
-		add := func(suffix string, x float64, labels ...program.Label) {
-			seconds.Samples = append(seconds.Samples, program.Sample{Suffix: suffix, Labels: labels, Value: x})
+	paths := slices.Sorted(maps.Keys(t.routes))
+	const requests, seconds = "clicks_http_requests_total", "clicks_http_request_seconds"
+	m.Family(requests, "Requests answered, by route and status code; an unknown route is empty.", "counter")
+	for _, path := range paths {
+		for _, code := range slices.Sorted(maps.Keys(t.routes[path].answers)) {
+			m.Sample(requests, float64(t.routes[path].answers[code]), "route", path, "code", strconv.Itoa(code))
 		}
+	}
+	m.Family(seconds, "Time from a request to its answer, by route.", "histogram")
+	for _, path := range paths {
+		r, sum := t.routes[path], int64(0)
 		for i, b := range bounds {
-			sum += l.buckets[i]
-			add("_bucket", float64(sum), route, program.Label{Name: "le", Value: strconv.FormatFloat(b.Seconds(), 'g', -1, 64)})
+			sum += r.buckets[i]
+			m.Sample(seconds+"_bucket", float64(sum), "route", path, "le", strconv.FormatFloat(b.Seconds(), 'g', -1, 64))
 		}
-		add("_bucket", float64(l.count), route, program.Label{Name: "le", Value: "+Inf"})
-		add("_sum", l.sum.Seconds(), route)
-		add("_count", float64(l.count), route)
+		m.Sample(seconds+"_bucket", float64(r.count), "route", path, "le", "+Inf")
+		m.Sample(seconds+"_sum", r.sum.Seconds(), "route", path)
+		m.Sample(seconds+"_count", float64(r.count), "route", path)
 	}
-	return []program.Metric{requests, seconds}
 }

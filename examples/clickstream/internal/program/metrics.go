@@ -1,82 +1,70 @@
 package program
 
 import (
-	"bytes"
 	"net/http"
 	"strconv"
 	"strings"
+
+	"github.com/tumblestream/tumble"
+	"github.com/tumblestream/tumble/metrics"
 )
 
-// A Metric is one family of the Prometheus text exposition format, version
-// 0.0.4: https://prometheus.io/docs/instrumenting/exposition_formats/.
-type Metric struct {
-	Name    string // letters, digits and underscores
-	Help    string
-	Type    string // "counter", "gauge" or "histogram"
-	Samples []Sample
-}
-
-// A Sample is one value of a Metric.
-type Sample struct {
-	Suffix string // "_bucket", "_sum" and "_count" of a histogram
-	Labels []Label
-	Value  float64
-}
-
-// A Label tells samples of one Metric apart.
-type Label struct{ Name, Value string }
-
-// Counter returns a Metric of one value that never falls while the process
-// lives.
-func Counter(name, help string, n int64) Metric {
-	return Metric{name, help, "counter", []Sample{{Value: float64(n)}}}
-}
-
-// Gauge returns a Metric of one value that may fall.
-func Gauge(name, help string, x float64) Metric {
-	return Metric{name, help, "gauge", []Sample{{Value: x}}}
-}
-
-// Add adds a sample to m.
-func (m *Metric) Add(x float64, labels ...Label) {
-	m.Samples = append(m.Samples, Sample{Labels: labels, Value: x})
-}
+// Metrics is a page in the Prometheus text format, version 0.0.4:
+// https://prometheus.io/docs/instrumenting/exposition_formats/. The zero value is
+// an empty page.
+type Metrics struct{ text []byte }
 
 var (
 	helpEscapes  = strings.NewReplacer("\\", `\\`, "\n", `\n`)
 	labelEscapes = strings.NewReplacer("\\", `\\`, "\n", `\n`, `"`, `\"`)
 )
 
-// AppendMetrics appends metrics, those that have samples, to b in the text
-// format.
-func AppendMetrics(b []byte, metrics []Metric) []byte {
-	for _, m := range metrics {
-		if len(m.Samples) == 0 {
-			continue
-		}
-		b = append(b, "# HELP "+m.Name+" "+helpEscapes.Replace(m.Help)+"\n"...)
-		b = append(b, "# TYPE "+m.Name+" "+m.Type+"\n"...)
-		for _, s := range m.Samples {
-			b = append(b, m.Name+s.Suffix...)
-			for i, l := range s.Labels {
-				b = append(b, "{,"[min(i, 1)])
-				// The format is UTF-8; a label may come from outside.
-				text := strings.ToValidUTF8(l.Value, "\ufffd")
-				b = append(b, l.Name+`="`+labelEscapes.Replace(text)+`"`...)
-			}
-			if len(s.Labels) > 0 {
-				b = append(b, '}')
-			}
-			b = append(b, ' ')
-			b = strconv.AppendFloat(b, s.Value, 'f', -1, 64) // plain digits, for those who read it
-			b = append(b, '\n')
-		}
-	}
-	return b
+// Family begins a family of samples. typ is "counter", "gauge" or "histogram".
+func (m *Metrics) Family(name, help, typ string) {
+	m.text = append(m.text, "# HELP "+name+" "+helpEscapes.Replace(help)+"\n# TYPE "+name+" "+typ+"\n"...)
 }
 
-// ServeMetrics answers a request with metrics.
-func ServeMetrics(w http.ResponseWriter, metrics []Metric) {
+// Sample adds a value to the family. labels are names and values by turns.
+func (m *Metrics) Sample(name string, x float64, labels ...string) {
+	m.text = append(m.text, name...)
+	for i := 0; i < len(labels); i += 2 {
+		m.text = append(m.text, "{,"[min(i, 1)])
+		text := strings.ToValidUTF8(labels[i+1], "\ufffd") // a label may come from outside
+		m.text = append(m.text, labels[i]+`="`+labelEscapes.Replace(text)+`"`...)
+	}
+	if len(labels) > 0 {
+		m.text = append(m.text, '}')
+	}
+	m.text = append(m.text, ' ')
+	m.text = strconv.AppendFloat(m.text, x, 'f', -1, 64) // plain digits, for people
+	m.text = append(m.text, '\n')
+}
+
+// Pipeline adds every metric of a pipeline. A family without a known value is left
+// out.
+func (m *Metrics) Pipeline(s tumble.Stats) {
+	for _, row := range metrics.All() {
+		if row.Value != nil {
+			m.Family(row.Name, row.Help, string(row.Type))
+			m.Sample(row.Name, row.Value(s))
+			continue
+		}
+		begun := false
+		for _, p := range s.Partitions {
+			x, known := row.Partition(p)
+			if known && !begun {
+				m.Family(row.Name, row.Help, string(row.Type))
+				begun = true
+			}
+			if known {
+				m.Sample(row.Name, x, "partition", p.ID)
+			}
+		}
+	}
+}
+
+// ServeHTTP answers with the page.
+func (m *Metrics) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-	bytes.NewReader(AppendMetrics(nil, metrics)).WriteTo(w)
+	_, _ = w.Write(m.text) // an error is the client's
 }

@@ -1,6 +1,6 @@
-// Package program is what the example programs have in common: flags that are
-// checked while they are read, exit codes, signals, the closing books, metrics
-// and an HTTP server that starts and stops cleanly.
+// Package program is what the example programs share beside the flag package and
+// net/http: flags that are checked while they are parsed, exit codes, signals, the
+// closing books, metrics as text, and an HTTP server that stops cleanly.
 package program
 
 import (
@@ -13,75 +13,52 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+
+	"github.com/tumblestream/tumble"
 )
 
-// Exit codes.
-const (
-	exitOK    = 0
-	exitError = 1 // a server, a topic, a login, an address
-	exitUsage = 2 // the command line
-)
-
-// Setup declares a program's flags and returns what runs once they are read.
-// The context it is given ends with the first SIGINT or SIGTERM; a second one
-// kills the process.
-type Setup func(f *Flags) func(ctx context.Context) error
-
-// Main is the whole of a program's main function. It does not return.
-func Main(name, about string, setup Setup) {
+// Main parses the command line, runs work and exits: 0 if all went well, 1 after an
+// error and 2 if a flag is wrong. The first SIGINT or SIGTERM ends work's context, a
+// second one kills the process.
+func Main(name, about string, work func(context.Context) error) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop)
-	os.Exit(run(ctx, name, about, os.Args[1:], os.Stdout, os.Stderr, setup))
+	os.Exit(run(ctx, name, about, os.Args[1:], os.Stdout, os.Stderr, work))
 }
 
-func run(ctx context.Context, name, about string, args []string, stdout, stderr io.Writer, setup Setup) int {
-	flags := newFlags(name)
-	work := setup(flags)
-	switch err := flags.read(args); {
+func run(ctx context.Context, name, about string, args []string, stdout, stderr io.Writer, work func(context.Context) error) int {
+	flag.CommandLine.Init(name, flag.ContinueOnError)
+	flag.CommandLine.SetOutput(io.Discard) // errors are printed below, without the usage
+	err := flag.CommandLine.Parse(args)
+	switch {
 	case errors.Is(err, flag.ErrHelp):
-		flags.usage(stdout, about)
-		return exitOK
+		usage(stdout, name, about)
+		return 0
+	case err == nil && flag.NArg() > 0:
+		err = fmt.Errorf("unexpected argument %q: values belong to flags", flag.Arg(0))
+		fallthrough
 	case err != nil:
-		fmt.Fprintf(stderr, "%s: %s (-h lists the flags)\n", name, line(err))
-		return exitUsage
+		err = flagError{fmt.Errorf("%w (-h lists the flags)", err)}
+	default:
+		err = work(ctx)
 	}
-	err := work(ctx)
-	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
-		return exitOK // asked to stop, before there was anything to end
+	if err == nil || ctx.Err() != nil && errors.Is(err, context.Canceled) { // stopped while it started
+		return 0
 	}
-	if err != nil {
-		fmt.Fprintf(stderr, "%s: %s\n", name, line(err))
-		if errors.As(err, new(flagError)) {
-			return exitUsage
-		}
-		return exitError
+	fmt.Fprintf(stderr, "%s: %s\n", name, Line(err.Error()))
+	if errors.As(err, new(flagError)) {
+		return 2
 	}
-	return exitOK
+	return 1
 }
 
-// A flagError is an error of the command line that shows only once the program
-// runs.
-type flagError struct {
-	name string
-	err  error
-}
+// A flagError is an error of the command line.
+type flagError struct{ error }
 
-// FlagError says that the flag of that name has a value that cannot be used:
-// the program ends as for any bad flag.
-func FlagError(name string, err error) error { return flagError{name, err} }
+func (e flagError) Unwrap() error { return e.error }
 
-func (e flagError) Error() string { return fmt.Sprintf("flag -%s: %v", e.name, e.err) }
-func (e flagError) Unwrap() error { return e.err }
-
-// line is err on one line, whatever a server put into its text.
-func line(err error) string { return Line(err.Error()) }
-
-// IsTerminal reports whether f is a terminal, or another device that nobody
-// reads from.
-func IsTerminal(f *os.File) bool {
-	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
-}
+// FlagError is for a flag whose value proves to be wrong while the program starts.
+func FlagError(name string, err error) error { return flagError{fmt.Errorf("flag -%s: %w", name, err)} }
 
 // Line returns s as one line of printable text.
 func Line(s string) string {
@@ -94,4 +71,11 @@ func Line(s string) string {
 		}
 		return r
 	}, strings.TrimSpace(s))
+}
+
+// WriteBooks writes the closing books as one line of JSON.
+func WriteBooks(w io.Writer, s tumble.Stats) error {
+	_, err := fmt.Fprintf(w, `{"read":%d,"counted":%d,"dropped_late":%d,"expired":%d,"rejected":%d,"skipped":%d,"replayed":%d,"pending":%d,"late":%d,"ahead":%d,"lost":%d}`+"\n",
+		s.Read, s.Counted, s.DroppedLate, s.Expired, s.Rejected, s.Skipped, s.Replayed, s.Pending, s.Late, s.Ahead, s.Lost)
+	return err
 }

@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"io"
 	"math"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -16,58 +18,64 @@ import (
 	"github.com/tumblestream/tumble"
 )
 
-// declareAll declares a flag of every kind.
-func declareAll(f *Flags) func(context.Context) error {
-	f.Bool("bool", "b")
-	f.Text("text", "x", "t")
-	f.Choice("choice", "c", "one", "two")
-	f.Address("addr", "localhost:8000", "a")
-	f.Address("maybe", "", "m")
-	f.Addresses("addrs", "localhost:1,localhost:2", "as")
-	f.Int("small", 3, 1, 10, "s")
-	f.Int("int", 0, 0, math.MaxInt64, "i")
-	f.Rate("rate", "1", "r")
-	f.Duration("duration", "0", "d", NotNegative)
-	f.Time("time", "t (default now)")
-	f.Window("window", "1m", "w")
-	return func(context.Context) error { return nil }
+// declareAll declares a flag of every kind on an empty command line.
+func declareAll() {
+	flag.CommandLine = flag.NewFlagSet("", flag.ContinueOnError)
+	flag.Bool("bool", false, "b")
+	flag.Int64("seed", 0, "n")
+	Flag("text", "x", "t", Text)
+	Flag("addr", "localhost:8000", "a", Address)
+	Flag("addrs", "localhost:1,localhost:2", "as", Addresses)
+	Flag("small", "3", "s", Int(1, 10))
+	Flag("int", "0", "i", Int(0, math.MaxInt64))
+	Flag("rate", "1", "r", Rate)
+	Flag("duration", "0", "d", Duration("not negative", func(d time.Duration) bool { return d >= 0 }))
+	Flag("time", "", "t (default now)", Time)
+	Flag("window", "1m", "w", tumble.ParseWindow)
+	Flag("none", "", "o", Text)
 }
+
+func nothing(context.Context) error { return nil }
 
 func TestBadFlagIsOneLineAndNamesIt(t *testing.T) {
 	for _, args := range [][]string{
-		{"-bool=maybe"}, {"-text", ""}, {"-choice", "three"}, {"-addr", "localhost"}, {"-addr", ""}, {"-addr", "a:b:c"},
-		{"-addr", "localhost:65536"}, {"-maybe", "x"}, {"-addrs", "localhost:1,"}, {"-addrs", ""}, {"-small", "0"}, {"-small", "11"}, {"-small", "x"},
+		{"-bool=maybe"}, {"-text", ""}, {"-addr", "localhost"}, {"-addr", ""}, {"-addr", "a:b:c"},
+		{"-addr", "localhost:65536"}, {"-seed", "x"}, {"-addrs", "localhost:1,"}, {"-addrs", ""}, {"-small", "0"}, {"-small", "11"}, {"-small", "x"},
 		{"-int", "-1"}, {"-int", "9223372036854775808"}, {"-int", "1.5"}, {"-rate", "-1"}, {"-rate", "NaN"}, {"-rate", "Inf"}, {"-rate", "x"},
 		{"-duration", "-1s"}, {"-duration", "5"}, {"-time", "noon"}, {"-time", "2023-10-01T1:02:03Z"}, {"-window", "0s"}, {"-window", "-1m"},
 		{"-window", "day Nowhere"}, {"-window", ""}, {"-unknown"}, {"-text"},
 	} {
+		declareAll()
 		var out, errs bytes.Buffer
-		require.Equal(t, 2, run(t.Context(), "name", "", args, &out, &errs, declareAll), args)
+		require.Equal(t, 2, run(t.Context(), "name", "", args, &out, &errs, nothing), args)
 		require.Empty(t, out.String())
 		require.Equal(t, 1, strings.Count(errs.String(), "\n"), errs.String())
 		require.Contains(t, errs.String(), strings.Split(args[0], "=")[0])
 	}
+	declareAll()
 	var errs bytes.Buffer
-	require.Equal(t, 2, run(t.Context(), "name", "", []string{"-bool", "stray"}, io.Discard, &errs, declareAll))
+	require.Equal(t, 2, run(t.Context(), "name", "", []string{"-bool", "stray"}, io.Discard, &errs, nothing))
 	require.Contains(t, errs.String(), `"stray"`)
 }
 
 func TestGoodFlags(t *testing.T) {
 	for _, args := range [][]string{
-		nil, {"-addr", ":0"}, {"-addr", "[::1]:80"}, {"-maybe", ""}, {"-maybe", "localhost:0"}, {"-addrs", "a:1, b:2"}, {"-int", "9223372036854775807"},
+		nil, {"-addr", ":0"}, {"-addr", "[::1]:80"}, {"-addrs", "a:1, b:2"}, {"-int", "9223372036854775807"},
 		{"-rate", "0"}, {"-rate", "0.5"}, {"-duration", "0"}, {"-time", "2023-10-01T12:34:56.7+02:00"}, {"-window", "day Europe/Berlin"}, {"--text=y"}, {"-bool"},
 	} {
+		declareAll()
 		var errs bytes.Buffer
-		require.Equal(t, 0, run(t.Context(), "name", "", args, io.Discard, &errs, declareAll), "%v %s", args, errs.String())
+		require.Equal(t, 0, run(t.Context(), "name", "", args, io.Discard, &errs, nothing), "%v %s", args, errs.String())
 		require.Empty(t, errs.String())
 	}
 }
 
 func TestHelpExplainsEachFlagWithItsDefault(t *testing.T) {
+	declareAll()
 	var out, errs bytes.Buffer
-	require.Equal(t, 0, run(t.Context(), "name", "does a thing.", []string{"-h"}, &out, &errs, declareAll))
+	require.Equal(t, 0, run(t.Context(), "name", "does a thing.", []string{"-h"}, &out, &errs, nothing))
 	require.Empty(t, errs.String())
-	for _, want := range []string{"does a thing.", "(default false)", "(default x)", "(default one)", `(default "")`, "(default localhost:1,localhost:2)",
+	for _, want := range []string{"does a thing.", "(default false)", "(default x)", `(default "")`, "(default localhost:1,localhost:2)",
 		"(default 3)", "(default 0)", "(default 1m)", "t (default now)\n"} {
 		require.Contains(t, out.String(), want)
 	}
@@ -88,10 +96,9 @@ func TestExitCodes(t *testing.T) {
 		{stopped, context.Canceled, 0, ""},
 		{stopped, errors.New("cannot"), 1, "name: cannot\n"},
 	} {
+		declareAll()
 		var errs bytes.Buffer
-		code := run(c.ctx, "name", "", nil, io.Discard, &errs, func(*Flags) func(context.Context) error {
-			return func(context.Context) error { return c.err }
-		})
+		code := run(c.ctx, "name", "", nil, io.Discard, &errs, func(context.Context) error { return c.err })
 		require.Equal(t, c.code, code)
 		require.Equal(t, c.line, errs.String())
 	}
@@ -103,11 +110,18 @@ func TestBooks(t *testing.T) {
 	require.Equal(t, `{"read":28,"counted":1,"dropped_late":2,"expired":3,"rejected":4,"skipped":5,"replayed":6,"pending":7,"late":8,"ahead":9,"lost":10}`+"\n", out.String())
 }
 
-func TestBookMetrics(t *testing.T) {
-	text := string(AppendMetrics(nil, BookMetrics(tumble.Stats{Read: 5, Partitions: []tumble.PartitionStats{
+func TestPipelineMetrics(t *testing.T) {
+	page := func(s tumble.Stats) string {
+		var m Metrics
+		m.Pipeline(s)
+		w := httptest.NewRecorder()
+		m.ServeHTTP(w, nil)
+		return w.Body.String()
+	}
+	text := page(tumble.Stats{Read: 5, Partitions: []tumble.PartitionStats{
 		{ID: "a\"\\\n\xff/0", Offset: 10, End: 25, Committed: 8, Watermark: time.UnixMilli(1696163640500), Err: errors.New("away")},
 		{ID: "b/1", Offset: 3, End: -1, Committed: -1},
-	}})))
+	}})
 	for _, want := range []string{
 		"# TYPE tumble_read_total counter\ntumble_read_total 5\n",
 		"# TYPE tumble_partition_lag gauge\ntumble_partition_lag{partition=\"a\\\"\\\\\\n\ufffd/0\"} 15\n# HELP",
@@ -118,8 +132,14 @@ func TestBookMetrics(t *testing.T) {
 	} {
 		require.Contains(t, text, want)
 	}
-	empty := string(AppendMetrics(nil, BookMetrics(tumble.Stats{})))
+	fresh := page(tumble.Stats{Partitions: []tumble.PartitionStats{{ID: "b/1", Offset: -1, End: -1, Committed: -1}}})
+	require.Contains(t, fresh, "tumble_partition_failing{partition=\"b/1\"} 0\n")
+	require.NotContains(t, fresh, "tumble_partition_lag", "nor its family, while it is unknown")
+	empty := page(tumble.Stats{})
 	require.NotContains(t, empty, "tumble_partition")
+	for _, m := range []string{"lost", "rejected", "retries", "conflicts", "dropped_late", "expired", "late", "ahead"} {
+		require.Contains(t, empty, "\ntumble_"+m+"_total 0\n", "there before its trouble")
+	}
 }
 
 func TestServe(t *testing.T) {

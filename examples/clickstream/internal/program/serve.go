@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// Listen listens on addr, which it names when that fails.
+// Listen listens on addr. Its error names addr.
 func Listen(addr string) (net.Listener, error) {
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
@@ -22,8 +22,8 @@ func Listen(addr string) (net.Listener, error) {
 	return l, nil
 }
 
-// URL returns the address at which l, which listens on addr, is found: addr's
-// host as it was written, and the port that l really has.
+// URL returns the address of l, which listens on addr: the host as it was written,
+// and the real port.
 func URL(l net.Listener, addr string) string {
 	host, _, _ := net.SplitHostPort(addr)
 	if host == "" {
@@ -33,8 +33,8 @@ func URL(l net.Listener, addr string) string {
 	return "http://" + net.JoinHostPort(host, port)
 }
 
-// Serve answers requests on l, which it closes, until ctx ends. Requests that
-// are under way then have half a second to finish.
+// Serve answers requests on l, and closes it, until ctx ends. Requests in progress
+// then have half a second to finish.
 func Serve(ctx context.Context, l net.Listener, h http.Handler) error {
 	server := &http.Server{
 		Handler:           h,
@@ -42,7 +42,7 @@ func Serve(ctx context.Context, l net.Listener, h http.Handler) error {
 		ReadTimeout:       10 * time.Second,
 		WriteTimeout:      30 * time.Second,
 		IdleTimeout:       60 * time.Second,
-		MaxHeaderBytes:    64 << 10, // the request line, and with it the URL, included
+		MaxHeaderBytes:    64 << 10, // the URL included
 		ErrorLog:          log.New(io.Discard, "", 0),
 	}
 	stopped := make(chan struct{})
@@ -55,7 +55,7 @@ func Serve(ctx context.Context, l net.Listener, h http.Handler) error {
 		}
 	})
 	err := server.Serve(l)
-	if !stop() { // ctx ended: Serve returns as soon as Shutdown begins
+	if !stop() { // Serve returns when Shutdown begins, not when it ends
 		<-stopped
 	}
 	if errors.Is(err, http.ErrServerClosed) {
@@ -64,21 +64,22 @@ func Serve(ctx context.Context, l net.Listener, h http.Handler) error {
 	return fmt.Errorf("serving on %s: %w", l.Addr(), err)
 }
 
-// Healthy is what /healthz answers with.
+// Healthy is the answer of /healthz and /readyz while all is well.
 var Healthy = map[string]string{"status": "ok"}
 
-// WriteJSON answers with x, which must be of a type that has a form in JSON.
+// WriteJSON answers with x. Its error says that x has no form in JSON; nothing is
+// written then.
 func WriteJSON(w http.ResponseWriter, code int, x any) error {
 	var body bytes.Buffer
 	e := json.NewEncoder(&body)
-	e.SetEscapeHTML(false) // it is no HTML, and is read by people too
+	e.SetEscapeHTML(false) // people read it too
 	if err := e.Encode(x); err != nil {
 		return err
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(code)
-	_, _ = body.WriteTo(w) // the client has gone, or it has its answer
+	_, _ = body.WriteTo(w) // an error is the client's
 	return nil
 }
 

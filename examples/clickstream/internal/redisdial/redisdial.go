@@ -1,5 +1,5 @@
-// Package redisdial connects the example programs to Redis, or says in one line
-// why it cannot.
+// Package redisdial connects an example program to Redis, or says in one line why it
+// cannot.
 package redisdial
 
 import (
@@ -16,21 +16,19 @@ import (
 	"github.com/tumblestream/tumble/examples/clickstream/internal/program"
 )
 
-// answerTime is how long a server may take to answer: who waits for a program
-// to start wants to know within 5 seconds.
+// answerTime bounds Connect. A program promises to fail within 5 seconds.
 const answerTime = 4 * time.Second
 
-// Flag declares the flag -redis. It takes addresses, or, where a server wants
-// more than that, a URL.
-func Flag(f *program.Flags) *rueidis.ClientOption {
-	return program.Declare(f, "redis", "localhost:6379",
+// Flag declares the flag -redis: addresses, or a URL where a login or TLS is needed.
+func Flag() *rueidis.ClientOption {
+	return program.Flag("redis", "localhost:6379",
 		"`addresses` of Redis, separated by commas: a server, or some of a cluster's nodes; or redis://user:password@host:port, rediss:// with TLS",
 		parse)
 }
 
 func parse(s string) (rueidis.ClientOption, error) {
 	if !strings.Contains(s, "://") {
-		list, err := program.ParseAddresses(s)
+		list, err := program.Addresses(s)
 		return rueidis.ClientOption{InitAddress: list}, err
 	}
 	o, err := rueidis.ParseURL(s)
@@ -43,59 +41,56 @@ func parse(s string) (rueidis.ClientOption, error) {
 	return o, nil
 }
 
-// Connect returns a client, which the caller closes, once a server has
-// answered.
+// Connect returns a client once a server has answered. The caller closes it.
 func Connect(ctx context.Context, option rueidis.ClientOption) (rueidis.Client, error) {
 	option.Dialer = net.Dialer{Timeout: 3 * time.Second}
 	option.ClientName = "clickstream"
 
 	bounded, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()
-	type result struct {
-		client rueidis.Client
-		err    error
-	}
-	done := make(chan result, 1)
-	// NewClient takes no ctx, and waits long for a server that accepts
-	// connections and says nothing. If it is given up the process ends.
+	var client rueidis.Client
+	done := make(chan error, 1)
+	// NewClient takes no context, and waits long for a server that accepts a
+	// connection and says nothing. The process ends if it is left behind.
 	go func() {
-		client, err := rueidis.NewClient(option)
+		fresh, err := rueidis.NewClient(option)
 		if err == nil {
-			if err = client.Do(bounded, client.B().Ping().Build()).Error(); err != nil {
-				client.Close()
+			if err = fresh.Do(bounded, fresh.B().Ping().Build()).Error(); err != nil {
+				fresh.Close()
 			}
 		}
-		done <- result{client, err}
+		client = fresh
+		done <- err
 	}()
-	var r result
+	var err error
 	select {
-	case r = <-done:
+	case err = <-done:
 	case <-bounded.Done():
-		r.err = bounded.Err()
+		err = bounded.Err()
 	}
-	if ctx.Err() != nil {
-		r.err = ctx.Err()
-	} else if errors.Is(r.err, context.DeadlineExceeded) {
-		r.err = fmt.Errorf("no answer within %v", answerTime)
+	switch {
+	case ctx.Err() != nil:
+		err = ctx.Err()
+	case errors.Is(err, context.DeadlineExceeded):
+		err = fmt.Errorf("no answer within %v", answerTime)
+	case hungUp(err):
+		err = fmt.Errorf("%w (%s)", err, hint(option))
 	}
-	if r.err != nil {
-		if hungUp(r.err) {
-			r.err = fmt.Errorf("%w (%s)", r.err, hint(option))
-		}
-		return nil, fmt.Errorf("redis %s: %w", strings.Join(option.InitAddress, ","), r.err)
+	if err != nil {
+		return nil, fmt.Errorf("redis %s: %w", strings.Join(option.InitAddress, ","), err)
 	}
-	return r.client, nil
+	return client, nil
 }
 
-// hungUp reports whether a server closed the connection instead of an answer,
-// or refused TLS. It may do the first although it meant to say the second.
+// hungUp reports whether a server refused TLS, or closed the connection without an
+// answer, as some do instead.
 func hungUp(err error) bool {
 	alert := new(net.OpError)
 	return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) ||
 		errors.As(err, &alert) && alert.Op == "remote error"
 }
 
-// hint says what servers hang up for.
+// hint names the usual reason for which a server hangs up.
 func hint(option rueidis.ClientOption) string {
 	if option.TLSConfig == nil {
 		return "does it want TLS, as rediss:// asks for?"

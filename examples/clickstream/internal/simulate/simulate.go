@@ -22,7 +22,7 @@ type Click struct {
 // AppendJSON appends c as {"user_id","timestamp","page"}.
 func (c Click) AppendJSON(b []byte) []byte {
 	b = append(b, `{"user_id":"`...)
-	b = append(b, c.User...) // of letters and digits, as the page: nothing to escape
+	b = append(b, c.User...) // needs no escapes, nor does the page
 	b = append(b, `","timestamp":"`...)
 	b = c.Time.AppendFormat(b, time.RFC3339Nano)
 	b = append(b, `","page":"`...)
@@ -30,30 +30,22 @@ func (c Click) AppendJSON(b []byte) []byte {
 	return append(b, `"}`...)
 }
 
-// Config says what a Clicker makes up.
+// Config of a Clicker.
 type Config struct {
-	Users int   // how many users there are, at least 1
-	Seed  int64 // 0: another each time; else the same clicks each time
-	// Start is the time of the first click; zero: when it is made.
-	Start time.Time
-	// Step is the time between clicks, not negative; nil: as much as really passes.
-	Step *time.Duration
-	// Rate is how many clicks there are in a second; 0: no limit.
-	Rate float64
+	Users int            // Users is the number of users, at least 1.
+	Seed  int64          // Seed of the clicks. 0 is another one each time.
+	Start time.Time      // Start is the time of the first click. Zero is when it is made.
+	Step  *time.Duration // Step is the time between clicks, not negative. Nil is real time.
+	Rate  float64        // Rate is the number of clicks per second. 0 is no limit.
 }
 
 // A Clicker makes up clicks. It is used by one goroutine.
 type Clicker struct {
 	cfg   Config
 	rand  *rand.Rand
-	users []string
 	made  int64
-	began time.Time // when the first was made
+	began time.Time // time of the first click's making
 }
-
-// maxNames bounds the user names that are kept: with more users they are made
-// as they are needed.
-const maxNames = 1 << 16
 
 // New returns a Clicker.
 func New(cfg Config) *Clicker {
@@ -61,17 +53,11 @@ func New(cfg Config) *Clicker {
 	for seed == 0 {
 		seed = rand.Uint64()
 	}
-	c := &Clicker{cfg: cfg, rand: rand.New(rand.NewPCG(seed, 0))}
-	for i := range min(cfg.Users, maxNames) {
-		c.users = append(c.users, name(i))
-	}
-	return c
+	return &Clicker{cfg: cfg, rand: rand.New(rand.NewPCG(seed, 0))}
 }
 
-func name(i int) string { return "user_" + strconv.Itoa(i+1) }
-
-// Next waits until the next click is due and returns it. It returns ctx's
-// error once ctx has ended.
+// Next waits until the next click is due and returns it. It returns ctx's error once
+// ctx has ended.
 func (c *Clicker) Next(ctx context.Context) (Click, error) {
 	if err := ctx.Err(); err != nil {
 		return Click{}, err
@@ -103,12 +89,10 @@ func (c *Clicker) Next(ctx context.Context) (Click, error) {
 		}
 		since = time.Duration(c.made) * step
 	}
-	click := Click{Page: pages[c.rand.IntN(len(pages))], Time: c.cfg.Start.Add(since).UTC()}
-	if i := c.rand.IntN(c.cfg.Users); i < len(c.users) {
-		click.User = c.users[i]
-	} else {
-		click.User = name(i)
-	}
 	c.made++
-	return click, nil
+	return Click{
+		Page: pages[c.rand.IntN(len(pages))],
+		User: "user_" + strconv.Itoa(c.rand.IntN(c.cfg.Users)+1),
+		Time: c.cfg.Start.Add(since).UTC(),
+	}, nil
 }
