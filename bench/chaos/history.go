@@ -187,16 +187,38 @@ func (t *trial) verdict() (errs []error) {
 	if t.strikes == 0 || s.finals == 0 || s.byLayout == 0 {
 		failed("there is nothing to judge: it struck %d times, %d finals were read, %d compared with the layout", t.strikes, s.finals, s.byLayout)
 	}
-	if t.fall.loses && (t.windows == 0 || t.checkpoints == 0) {
-		failed("it had no effect: %d checkpoints went back, %d windows were closed and then not", t.checkpoints, t.windows)
-	}
-	if t.fall.others && t.other == 0 {
-		failed("it had no effect: no partition went on after its end, or was added")
-	}
-	if s.near == 0 {
-		failed("it had no effect: no final count was read near it")
+	if err := t.effect(s.near); err != nil {
+		failed("it had no effect: %w", err)
 	}
 	return errs
+}
+
+// effect returns an error if the fault has not had one yet.
+func (t *trial) effect(near int64) error {
+	switch {
+	case t.fall.loses && (t.windows == 0 || t.checkpoints == 0):
+		return fmt.Errorf("%d checkpoints went back, %d windows were closed and then not", t.checkpoints, t.windows)
+	case t.fall.others && t.other == 0:
+		return errors.New("no partition went on after its end, or was added")
+	case near == 0:
+		return errors.New("no final count was read near it")
+	}
+	return nil
+}
+
+// more reports whether the fault is to strike once more: for as long as was asked
+// for, and some longer if chance has not let it have an effect.
+func (t *trial) more(end time.Time) bool {
+	s := t.judge.tally()
+	switch {
+	case t.unasked() != nil || s.wrong >= manyWrongs:
+		return false
+	case t.strikes < max(t.fall.least, 1):
+		return true
+	case t.effect(s.near) != nil:
+		return time.Now().Before(end.Add(healing))
+	}
+	return time.Now().Before(end) && (t.finals == 0 || s.finals < t.finals)
 }
 
 // run tries the fault.
@@ -282,7 +304,7 @@ func (t *trial) try(ctx context.Context) (err error) {
 	_, err = t.audit(ctx, noMark)
 	stop()
 	wg.Wait() // so that readers end before their clients are closed
-	return err
+	return errors.Join(err, t.unasked())
 }
 
 // startWriters starts those that share most partitions, and one for each of
@@ -338,19 +360,31 @@ func (t *trial) counts(ctx context.Context) error {
 	})
 }
 
-// lookOut keeps the edge until ctx ends.
+// lookOut keeps the edge until ctx ends, and has the judge see what shards say of
+// themselves.
 func (t *trial) lookOut(ctx context.Context) {
 	t.edge.Store(t.began.UnixMilli())
+	var last []shardMark
+	var since time.Duration // when they were asked for
 	for ctx.Err() == nil {
+		at := t.since()
 		bounded, cancel := context.WithTimeout(ctx, time.Second)
 		marks, err := t.store().marks(bounded, t.name, t.shards)
 		cancel()
-		for _, m := range marks {
-			if err == nil && m.closed > t.edge.Load() {
-				t.edge.Store(m.closed)
+		if err == nil {
+			for shard, m := range marks {
+				if last != nil {
+					t.judge.mark(shard, last[shard].published, m.published, since, t.since())
+				}
+				t.judge.trace(shard, m, t.since())
+				t.edge.Store(max(t.edge.Load(), m.closed))
 			}
+			last, since = marks, at
+		} else if errors.Is(err, errLayout) {
+			t.fail(err)
+			return
 		}
-		time.Sleep(30 * time.Millisecond)
+		time.Sleep(10 * time.Millisecond)
 	}
 }
 
@@ -363,10 +397,7 @@ func (t *trial) strike(ctx context.Context) error {
 	defer func() { calm(); wg.Wait() }()
 	audited := int64(noMark)
 	end := time.Now().Add(t.lasts)
-	for ctx.Err() == nil && (t.strikes < max(t.fall.least, 1) || time.Now().Before(end)) {
-		if s := t.judge.tally(); t.finals > 0 && s.finals >= t.finals && t.strikes >= t.fall.least || s.wrong >= manyWrongs {
-			break
-		}
+	for ctx.Err() == nil && t.more(end) {
 		var err error
 		if audited, err = t.audit(ctx, audited); err != nil {
 			return err

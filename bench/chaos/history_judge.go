@@ -2,6 +2,8 @@ package main
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -41,6 +43,7 @@ type line struct {
 //     the events of steady partitions that were on time.
 //   - What the store holds, read by its layout, counts as a final of its term.
 //   - Two whole final pages of one window and term are equal.
+//   - The closed mark and the floor of a shard do not fall, if nothing was lost.
 type judge struct {
 	tape   *tape
 	shards int
@@ -59,7 +62,8 @@ type judge struct {
 	byLayout int64
 	near     int64 // finals of hot cells
 	wrong    int64
-	first    []string // of what is wrong, with the history of the cell
+	traces   [][]traced // by shard: what it said of itself in the last seconds
+	first    []string   // of what is wrong, with the history of the cell
 }
 
 // A history is what is known of a cell.
@@ -93,13 +97,20 @@ type loss struct {
 // A span holds the window ends in (from, to], in milliseconds.
 type span struct{ from, to int64 }
 
+// A traced mark is what a shard said of itself at a time.
+type traced struct {
+	at time.Duration
+	shardMark
+}
+
 const (
-	toldAtMost  = 16 // readings of a cell that are kept
-	firstWrongs = 5
+	tracedAtMost = 500
+	toldAtMost   = 16 // readings of a cell that are kept
+	firstWrongs  = 5
 )
 
 func newJudge(t *tape, shards int) *judge {
-	j := &judge{tape: t, shards: shards, lines: map[string]*line{}, cells: map[cell]*history{}, pages: map[page]reading{}, hot: make([]span, shards)}
+	j := &judge{tape: t, shards: shards, lines: map[string]*line{}, cells: map[cell]*history{}, pages: map[page]reading{}, hot: make([]span, shards), traces: make([][]traced, shards)}
 	for i := range j.hot {
 		j.hot[i] = span{noMark, noMark}
 	}
@@ -291,6 +302,46 @@ func (j *judge) holds(shard int, starts []int64, counts map[cell]int64, r readin
 	}
 }
 
+// mark judges what a shard says of itself, one time after another.
+func (j *judge) mark(shard int, before, after published, from, to time.Duration) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if (after.closed < before.closed || after.floor < before.floor) && !j.lost(shard, from, to) {
+		r := reading{cell: cell{before.closed, -1}, from: from, to: to, by: "the layout"}
+		j.fail(r, nil, "shard %d said %v before, then %v, and nothing was lost since", shard, before, after)
+	}
+}
+
+// trace keeps what a shard says of itself.
+func (j *judge) trace(shard int, m shardMark, at time.Duration) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	list := j.traces[shard]
+	if len(list) == tracedAtMost {
+		list = append(list[:0], list[tracedAtMost/2:]...)
+	}
+	j.traces[shard] = append(list, traced{at, m})
+}
+
+// traceOf tells how a shard came to what it says now, from a time on.
+func (j *judge) traceOf(shard int, from time.Duration) string {
+	var text strings.Builder
+	var last shardMark
+	for _, m := range j.traces[shard] {
+		if m.at >= from && (m.term != last.term || m.closed != last.closed) {
+			fmt.Fprintf(&text, "\tshard %d at %.3f s: closed %d, term %s", shard, m.at.Seconds(), m.closed, m.term)
+			for _, id := range slices.Sorted(maps.Keys(m.records)) {
+				if r := m.records[id]; r != last.records[id] {
+					fmt.Fprintf(&text, "; %s %d %s closes %d, writer %s", id, r.offset, r.state, r.closed%1_000_000, r.writer)
+				}
+			}
+			text.WriteByte('\n')
+			last = m.shardMark
+		}
+	}
+	return text.String()
+}
+
 // add keeps a reading if it says something new.
 func (h *history) add(r reading) {
 	if n := len(h.told); n > 0 {
@@ -324,6 +375,9 @@ func (j *judge) fail(r reading, h *history, format string, args ...any) {
 			}
 			fmt.Fprintf(&text, "\t%v\n", told)
 		}
+	}
+	if r.cell.key >= 0 && len(j.first) == 0 {
+		text.WriteString(j.traceOf(j.shard[r.cell.key], r.from-2*time.Second))
 	}
 	for _, l := range j.losses {
 		if r.from < l.to+5*time.Second && l.from < r.to {

@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"strconv"
+	"strings"
 
 	"github.com/redis/rueidis"
 
@@ -19,7 +21,11 @@ type shardMark struct {
 
 const readMarks = `
 local base = KEYS[1]
-return {redis.call('GET', base .. ':finality') or '', redis.call('HGETALL', base .. ':checkpoints')}`
+return {redis.call('GET', base .. ':finality') or '', redis.call('HGETALL', base .. ':checkpoints'),
+	redis.call('ZRANGE', base .. ':live', 0, -1), redis.call('ZRANGE', base .. ':ended', 0, -1)}`
+
+// errLayout: a shard holds what contradicts the layout.
+var errLayout = errors.New("contradicts the layout")
 
 // marks asks the shards what they say of themselves, by the documented layout.
 func (s *store) marks(ctx context.Context, name string, n int) ([]shardMark, error) {
@@ -30,7 +36,7 @@ func (s *store) marks(ctx context.Context, name string, n int) ([]shardMark, err
 			return nil, err
 		}
 		parts, err := answer.ToArray()
-		if err != nil || len(parts) != 2 {
+		if err != nil || len(parts) != 4 {
 			return nil, fmt.Errorf("shard %d: %v: %w", i, parts, err)
 		}
 		text, _ := parts[0].ToString()
@@ -46,6 +52,21 @@ func (s *store) marks(ctx context.Context, name string, n int) ([]shardMark, err
 			if all[i].records[stored[j]], err = parseRecord(stored[j+1]); err != nil {
 				return nil, err
 			}
+		}
+		live, err := parts[2].AsStrSlice()
+		if err != nil {
+			return nil, err
+		}
+		ended, err := parts[3].AsStrSlice()
+		if err != nil {
+			return nil, err
+		}
+		h := &held{}
+		if err := h.frontier(i, all[i].records, live, ended, all[i].published); err != nil {
+			return nil, err
+		}
+		if len(h.faults) > 0 {
+			return nil, fmt.Errorf("%w: %s", errLayout, strings.Join(h.faults, "; "))
 		}
 	}
 	return all, nil

@@ -138,6 +138,19 @@ func TestJudge(t *testing.T) {
 			j.whole("", "Scan", at(2, 3, 102, tumble.Final, 7))
 			j.whole("", "Top", at(2, 3, 103, tumble.Open, 7))
 		}, ""},
+		{"a closed mark goes on", func(j *judge) {
+			j.mark(0, published{closed: 1, floor: noMark}, published{closed: 2, floor: 1}, 0, 1)
+		}, ""},
+		{"a closed mark falls", func(j *judge) {
+			j.mark(0, published{closed: 2, floor: 1}, published{closed: 1, floor: 1}, 0, 1)
+		}, "and nothing was lost since"},
+		{"a floor falls", func(j *judge) {
+			j.mark(0, published{closed: 2, floor: 1}, published{closed: 2, floor: noMark}, 0, 1)
+		}, "and nothing was lost since"},
+		{"a closed mark falls, a loss", func(j *judge) {
+			j.lose(1, whole)
+			j.mark(0, published{closed: 2, floor: 1}, published{closed: 1, floor: 1}, 0, 1)
+		}, ""},
 		{"a window goes back", func(j *judge) {
 			j.whole(asked, "Top", at(0, 1, 100, tumble.Final, 7))
 			j.whole(asked, "Top", at(2, 3, 100, tumble.Open, 7))
