@@ -224,9 +224,11 @@ func (d Definition) Validate() error {
 		return err
 	}
 	if d.Grace < 0 || d.Grace > maxKeep || d.Grace%time.Millisecond != 0 {
+		//lint:ignore ST1005 the text begins with the name of the field
 		return fmt.Errorf("Grace is %v, must be whole milliseconds from 0 to 50 years", d.Grace)
 	}
 	if d.Retention < 0 || d.Retention > maxKeep-d.Grace || d.Retention%time.Millisecond != 0 {
+		//lint:ignore ST1005 the text begins with the name of the field
 		return fmt.Errorf("Retention is %v, must be whole milliseconds from 0 (for ever), with Grace at most 50 years", d.Retention)
 	}
 	return nil

@@ -67,10 +67,9 @@ func fallNames() string {
 // A ground is the servers of a trial.
 type ground struct {
 	exits    []func()
-	nodes    []*node // of a pair: master and replica
-	proxy    *proxy  // of a pair behind one address
-	sentinel string  // log of one of those that watch over it
-	cluster  *store
+	nodes    []*node  // of a pair: master and replica
+	proxy    *proxy   // of a pair behind one address
+	sentinel string   // log of one of those that watch over it
 	of       [][]bool // by node of a cluster: which shards are on it
 }
 
@@ -348,7 +347,7 @@ func (t *trial) unasked() error {
 		return err
 	}
 	if n := strings.Count(string(text), "+switch-master"); n > t.strikes {
-		return fmt.Errorf("Sentinel has failed over %d times, %d were asked for: what is wrong may come of that; is the machine too slow?", n, t.strikes)
+		return fmt.Errorf("redis-sentinel has failed over %d times, %d were asked for: what is wrong may come of that; is the machine too slow?", n, t.strikes)
 	}
 	return nil
 }

@@ -179,16 +179,6 @@ func (t *tape) bounds(cells []cell) []bound {
 	return all
 }
 
-// written returns how many events there are.
-func (t *tape) written() (n int64) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for _, r := range t.reels {
-		n += int64(len(r.events))
-	}
-	return n
-}
-
 // fetch returns some events from an offset on, and what is closed when there are
 // more.
 func (t *tape) fetch(id string, from int64, most int) (events []tumble.Event, end int64, steady bool, grown <-chan struct{}) {

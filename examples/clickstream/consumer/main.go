@@ -66,20 +66,6 @@ func parseStart(s string) (kafka.Start, error) {
 	return 0, errors.New("must be earliest or latest")
 }
 
-func idleTime(d time.Duration) error {
-	if d == 0 {
-		return errors.New("must be positive, or negative for never")
-	}
-	return nil
-}
-
-func flushTime(d time.Duration) error {
-	if d < time.Millisecond {
-		return errors.New("must be at least 1ms")
-	}
-	return nil
-}
-
 func addressOrNone(s string) (string, error) {
 	if s == "" {
 		return "", nil
