@@ -104,6 +104,27 @@ func TestAPromiseLeavesThePosition(t *testing.T) {
 	}
 }
 
+// A chunk takes reading into its epoch, also one of a single record and one without
+// events. One that passes no record changes nothing.
+func TestAChunkMovesIntoItsEpoch(t *testing.T) {
+	for name, c := range map[string]struct {
+		ch   Chunk
+		want Position
+	}{
+		"one record":             {chunk(1, events(40, "a")...), Position{41, 1}},
+		"records without events": {Chunk{Next: 42, Epoch: 1, End: 42}, Position{42, 1}},
+		"no record":              {Chunk{Next: 40, Epoch: 1, End: 40}, Position{40, 0}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := counting(Checkpoint{Log: "log", Offset: 40})
+			a.take(t, c.ch)
+			require.Equal(t, c.want, Position{a.pos, a.epoch})
+			to := a.target(a.lanes[0])
+			require.Equal(t, c.want, Position{to.Offset, to.Epoch})
+		})
+	}
+}
+
 // Reading passes the place of a lane that is ahead. If that was reached in another
 // epoch, the lane counts nothing until the source has been asked.
 func TestALaneInAnotherEpochIsDoubtful(t *testing.T) {

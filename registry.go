@@ -98,9 +98,13 @@ func (p *Pipeline) learn(known map[string]Checkpoint) {
 	registry := maps.Clone(p.first)
 	maps.Copy(registry, p.registry)
 	for id, c := range known {
-		// The source has another log now, so nobody will read the ended one.
-		if first, ok := p.first[id]; ok && c.Ended && c.Log != first.Log {
-			continue
+		if first, ok := p.first[id]; ok && c.Ended {
+			if c.Log != first.Log {
+				continue // the source has another log now, so nobody will read the ended one
+			}
+			// A shard that lost the partition counts all of it again. It waits for
+			// nobody meanwhile, as the partition has ended.
+			c = Checkpoint{Log: c.Log, Origin: c.Origin, Offset: c.Origin, Epoch: -1, Ended: true}
 		}
 		registry[id] = c
 	}

@@ -418,3 +418,21 @@ func TestALostShardBeginsInAnUnknownEpoch(t *testing.T) {
 		require.Zero(t, p.Stats().Lost)
 	})
 }
+
+// A partition was ended while its log is still there. A shard that then loses its
+// data is healed from the log, as it is for any other partition.
+func TestAShardIsHealedOfAPartitionThatHasEnded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		topic, sink := faketest.NewTopic("a"), faketest.NewStore(2)
+		for i := range 30 {
+			topic.Add("a", at(0, fmt.Sprint(i)))
+		}
+		cfg := tumble.Config{Source: &faketest.Source{Topic: topic, UntilEnd: true}, Sink: sink}
+		require.NoError(t, faketest.Start(t, cfg).Ends())
+		require.NoError(t, tumble.EndPartition(t.Context(), sink.Defined(), "a"))
+		sink.Restore(1, faketest.NewShard())
+		require.Less(t, len(sink.Counts()), 30)
+		require.NoError(t, faketest.Start(t, cfg).Ends())
+		require.Len(t, sink.Counts(), 30)
+	})
+}

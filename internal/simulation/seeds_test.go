@@ -6,11 +6,11 @@ import (
 	"testing"
 )
 
-// How many seeds are run if nobody says how many: every kind of simulation ten
-// times.
+// How many seeds are run if nobody says how many: of each kind of simulation some
+// eighteen.
 const (
 	modelSeeds      = 60
-	simulationSeeds = 110
+	simulationSeeds = 200
 )
 
 var (
