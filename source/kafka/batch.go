@@ -10,8 +10,8 @@ import (
 	"github.com/tumblestream/tumble"
 )
 
-// Errors of record batches. They stop reading at the batch; asking the broker
-// again is the remedy for what went wrong on the way, and the only one.
+// Errors of record batches. They stop reading at the batch. Fetching it again
+// helps if it was damaged on the way, and nothing else does.
 var (
 	errPartial  = errors.New("record batch is cut off")
 	errCRC      = errors.New("record batch does not match its checksum (CRC-32C)")
@@ -43,28 +43,28 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 // perhaps compressed.
 type batch struct {
 	base       int64
-	epoch      int32 // of the leader that wrote it; -1: unknown
+	epoch      int32 // of the leader that wrote it, -1 if unknown
 	lastDelta  int32
 	attributes int16
-	baseTime   int64 // milliseconds from the epoch; -1: none
+	baseTime   int64 // milliseconds from the epoch, -1 for none
 	maxTime    int64
 	producer   int64
 	count      int32
 
-	data    []byte // what the checksum covers: from the attributes on
+	data    []byte // covered by the checksum: from the attributes on
 	crc     uint32
 	records []byte
 }
 
-// next is the offset after the batch. Compaction may have taken its last
-// records; the header still counts them.
+// next is the offset after the batch. Compaction may have removed its last
+// records, but the header still counts them.
 func (b *batch) next() int64 { return b.base + int64(b.lastDelta) + 1 }
 
 func (b *batch) codec() int  { return int(b.attributes & attrCodec) }
 func (b *batch) txn() bool   { return b.attributes&attrTxn != 0 }
 func (b *batch) marks() bool { return b.attributes&attrControl != 0 }
 
-// parse reads the batch at the start of p and returns what follows it.
+// parse reads the batch at the start of p and returns the bytes after it.
 func (b *batch) parse(p []byte) (rest []byte, err error) {
 	if len(p) <= magicAt {
 		return nil, errPartial
@@ -153,19 +153,19 @@ func (b *batch) aborts() (bool, error) {
 // Topic nor its Partition.
 type record struct {
 	Message
-	ms int64 // its Time: milliseconds from the epoch; below 0: none
+	ms int64 // its Time: milliseconds from the epoch, negative for none
 }
 
 // A walker goes over the records of a batch in place. It believes no length
 // before it has checked it, and allocates nothing.
 type walker struct {
-	p      []byte // what is left
+	p      []byte // not read yet
 	left   int32  // records to come
 	base   int64
 	last   int64 // largest offset that may come
 	before int64 // offset of the record before
 	time   int64 // base
-	append int64 // of a log that stamps records itself, what it stamped; else -1
+	append int64 // the timestamp of a log that stamps records itself, else -1
 }
 
 func walk(b *batch, records []byte) walker {
@@ -178,7 +178,7 @@ func walk(b *batch, records []byte) walker {
 
 var errRecord = garbled("a record does not fit its length")
 
-// next sets r to the next record; false: there is none.
+// next sets r to the next record, and reports whether there is one.
 func (w *walker) next(r *record) (ok bool, err error) {
 	if w.left == 0 {
 		if len(w.p) != 0 {
@@ -247,8 +247,8 @@ func (w *walker) next(r *record) (ok bool, err error) {
 	return true, nil
 }
 
-// varint reads a zigzag varint at p[i] and returns what comes after it; -1: it
-// is cut off, or i was -1.
+// varint reads a zigzag varint at p[i] and returns the index behind it, -1 if it
+// is cut off or i was -1.
 func varint(p []byte, i int) (int64, int) {
 	if uint(i) < uint(len(p)) {
 		if b := p[i]; b < 0x80 { // nearly all of them

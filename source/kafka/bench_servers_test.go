@@ -44,7 +44,7 @@ func compareCPU(b *testing.B, c cluster, codec kgo.CompressionCodec, total int) 
 
 	ours := func(decode Decode) func() int {
 		return func() int {
-			s, err := New(Config{Brokers: c.brokers, Topic: topic, Decode: decode, MaxAhead: -1, UntilEnd: true})
+			s, err := New(Config{Brokers: c.brokers, Topic: topic, Decode: decode, MaxSkew: -1, UntilEnd: true})
 			require.NoError(b, err)
 			counts := make([]int, partitions)
 			require.NoError(b, s.Run(b.Context(), func(ctx context.Context, p tumble.Partition) error {

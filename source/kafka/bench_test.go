@@ -41,7 +41,7 @@ func BenchmarkDecode(b *testing.B) {
 				for i := range batches {
 					raw = append(raw, plainBatch(int64(i*len(values)), codec, values, nil)...)
 				}
-				s, err := New(Config{Brokers: []string{"none:1"}, Topic: "t", Decode: decode.f, MaxAhead: -1})
+				s, err := New(Config{Brokers: []string{"none:1"}, Topic: "t", Decode: decode.f, MaxSkew: -1})
 				require.NoError(b, err)
 				p := newFetcher(s, nil).add(0)
 				b.SetBytes(int64(len(values[0])))

@@ -37,8 +37,8 @@ type unpacker struct {
 	lz4  *lz4.Reader
 }
 
-// unpack decompresses src. The size of the result follows what comes out, not
-// what the data claims.
+// unpack decompresses src. Memory follows the bytes that come out, not the size
+// that the data claims.
 func (u *unpacker) unpack(codec int, src []byte) (*buffer, error) {
 	var b *buffer
 	var err error
@@ -74,7 +74,7 @@ func (u *unpacker) unpack(codec int, src []byte) (*buffer, error) {
 	return b, nil
 }
 
-// room returns a buffer for what a source of n bytes may become.
+// room returns a buffer for the likely result of n compressed bytes.
 func (u *unpacker) room(n int) *buffer {
 	return u.pool.get(min(max(u.guess, 2*n, 1<<minClass), u.limit))
 }

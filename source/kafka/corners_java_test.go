@@ -22,11 +22,11 @@ import (
 	"github.com/tumblestream/tumble"
 )
 
-// need returns an address or a path that `.ci/servers env` prints.
+// need returns an address or a path that `scripts/servers env` prints.
 func need(t testing.TB, name string) string {
 	t.Helper()
 	v := os.Getenv(name)
-	require.NotEmpty(t, v, "%s is not set: .ci/servers up, and eval \"$(.ci/servers env)\"", name)
+	require.NotEmpty(t, v, "%s is not set: scripts/servers up, and eval \"$(scripts/servers env)\"", name)
 	return v
 }
 

@@ -192,7 +192,7 @@ func TestResumeAsksOnce(t *testing.T) {
 		require.NoError(t, c.fake.MoveTopicPartition(topic, 0, c.fake.LeaderFor(topic, 0)))
 		f := p.(*partition).fetch
 		require.Eventually(t, func() bool {
-			f.askLayout()
+			f.refresh.send()
 			return f.leaderEpoch(p.(*partition)) == 1
 		}, 900*time.Millisecond, 5*time.Millisecond) // a yes is remembered for longer
 		stored.Offset, stored.Epoch = 2, 1
@@ -474,6 +474,7 @@ func TestUntilEndAfterResume(t *testing.T) {
 		to, err := p.Resume(ctx, stored)
 		require.NoError(t, err)
 		require.EqualValues(t, 5, to.Offset)
+		require.EqualValues(t, 5, p.end) // not only once Fetch has looked
 		_, err = p.Fetch(ctx, tumble.Position{Offset: to.Offset, Epoch: to.Epoch})
 		require.Equal(t, io.EOF, err)
 		require.EqualValues(t, 5, p.src.ends[0])
@@ -521,7 +522,7 @@ func TestChunksByEpoch(t *testing.T) {
 			}
 		})...)
 	}
-	s, err := New(Config{Brokers: []string{"none:1"}, Topic: "t", Decode: plainDecode, MaxAhead: -1})
+	s, err := New(Config{Brokers: []string{"none:1"}, Topic: "t", Decode: plainDecode, MaxSkew: -1})
 	require.NoError(t, err)
 	for start := range int64(2 * len(epochs)) {
 		p := newFetcher(s, nil).add(0)

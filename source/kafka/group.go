@@ -5,37 +5,34 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
-	"net"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	kafkago "github.com/segmentio/kafka-go"
-	"github.com/segmentio/kafka-go/protocol"
 
 	"github.com/tumblestream/tumble"
+	"github.com/tumblestream/tumble/source/kafka/internal/wire"
 )
 
-// groupConfig says which group to be a member of. Zero durations mean the
-// default; transport, addr, id, topic and partitions are required.
+// groupConfig configures a group. The wire, id, topic and partitions are required.
+// Zero durations mean the default.
 type groupConfig struct {
-	transport  kafkago.RoundTripper
-	addr       net.Addr // of the cluster
-	id         string   // of the group
-	instanceID string   // static membership; "": dynamic
-	topic      string   // the one to read
-	clientID   string   // what the brokers show of this process
+	wire       wire.Client
+	id         string // of the group
+	instanceID string // static membership, "" for dynamic
+	topic      string // the one to read
 
-	session   time.Duration // silence after which the coordinator gives our partitions away; 45 s
-	rebalance time.Duration // time that members have to drain and join again; 60 s
-	heartbeat time.Duration // also how late a rebalance is noticed; 1 s, at most a third of session
-	growth    time.Duration // between two looks at the number of partitions; 5 s
+	session   time.Duration // silence after which the coordinator gives our partitions away, 45 s
+	rebalance time.Duration // time that members have to drain and join again, 60 s
+	heartbeat time.Duration // also how late a rebalance is noticed, 1 s, at most a third of session
+	growth    time.Duration // between two looks at the number of partitions, 5 s
 
 	// partitions returns how many the topic has now, from 0 on.
 	partitions func(ctx context.Context) (int, error)
-	// identity returns that of the counts; nil: it is not checked that all
-	// members have the same.
+	// identity returns that of the counts. If it is nil, members are not compared.
 	identity func(ctx context.Context) (tumble.Identity, error)
 	logger   *slog.Logger // slog.Default()
 }
@@ -44,24 +41,24 @@ type groupConfig struct {
 type assignment struct {
 	memberID   string
 	generation int32
-	partitions []int32 // ascending; none if the group has more members than partitions
+	partitions []int32 // ascending, none if the group has more members than partitions
 }
 
-// A group is this process's membership of a consumer group: the classic
-// protocol, eager, so a member gives up all its partitions before it joins the
-// next generation. A generation costs a flush, and where a member has died the
-// wait until its session ends, which holds up all others. Positions and counts
-// are in the sink, which also refuses what a member writes that does not know
-// yet that it was removed: no count depends on the group.
+// A group is this process's membership of a consumer group. It speaks the classic
+// eager protocol: a member gives up all its partitions before it joins the next
+// generation. A generation costs a flush. If a member has died, all others wait
+// until its session ends. No count depends on the group: positions and counts are
+// in the sink, whose compare-and-swap also fences members that were removed and do
+// not know it yet.
 type group struct {
 	cfg  groupConfig
 	log  *slog.Logger
-	node atomic.Int32 // the coordinator, anyBroker: to be looked up
+	node atomic.Int32 // the coordinator, wire.AnyNode: to be looked up
 
 	// These are for run's goroutine alone.
 	memberID string // "" until the coordinator gave one
 	own      claim  // as last heard from identity
-	lastGen  int32  // the last in which this was a member; 0: none
+	lastGen  int32  // the last in which this was a member, 0 for none
 	held     int    // partitions that it had then
 }
 
@@ -79,11 +76,14 @@ func newGroup(cfg groupConfig) *group {
 		cfg.logger = slog.Default()
 	}
 	g := &group{cfg: cfg, log: cfg.logger.With("group", cfg.id, "topic", cfg.topic)}
-	g.node.Store(anyBroker)
+	g.node.Store(wire.AnyNode)
 	return g
 }
 
-// Why serve's ctx ended; errors of the coordinator's come beside these.
+// groupRetry begins a series of retries.
+var groupRetry = backoff{first: 50 * time.Millisecond, most: time.Second}
+
+// Causes of the end of serve's ctx, beside errors of the coordinator.
 var (
 	errGrown       = errors.New("the number of partitions changed")
 	errSessionOver = errors.New("the coordinator did not answer for a session timeout")
@@ -92,22 +92,21 @@ var (
 )
 
 // run is a member of the group until ctx ends, serve returns on its own, or the
-// group is closed to this process; it is called once. For each generation it
-// calls serve in a goroutine of its own, also with no partitions at all: serve
-// must then wait for its ctx, unless it wants to be done.
+// group is closed to this process. It is called once. For each generation it calls
+// serve in a goroutine of its own, even without partitions: then serve waits for
+// its ctx, unless it wants to be done.
 //
-// serve's ctx ends when ctx does, when a rebalance begins, or when the
-// coordinator has removed this member or must have. Heartbeats go on until serve
-// has returned, so that the next owner does not begin before: up to the rebalance
-// timeout, after which the coordinator removes a member that still drains.
+// serve's ctx ends when ctx does, when a rebalance begins, or when the coordinator
+// has removed this member or must have. Heartbeats go on until serve has returned,
+// so that the next owner does not begin before. After the rebalance timeout the
+// coordinator removes a member that still drains.
 //
 // If serve returns before its ctx has ended, or with an error, run leaves the
-// group and returns that error. A context's error after its ctx has ended is
-// none. Otherwise run returns nil once ctx ended, and an error that names the
+// group and returns that error, except for a context's error after its ctx has
+// ended. Otherwise run returns nil once ctx ended, and an error that names the
 // group if joining it again can only fail again, or if its members count
-// elsewhere; what may pass is logged and tried again. A static member does not
-// leave: its partitions wait for it for the
-// session timeout.
+// elsewhere. Transient errors are logged and retried. A static member does not
+// leave: its partitions wait for it for the session timeout.
 func (g *group) run(ctx context.Context, serve func(ctx context.Context, a assignment) error) error {
 	defer g.leave(ctx)
 	for {
@@ -129,7 +128,7 @@ func (g *group) run(ctx context.Context, serve func(ctx context.Context, a assig
 	}
 }
 
-// generation serves one generation; done: it was the last.
+// generation serves one generation, and reports whether it was the last.
 func (g *group) generation(ctx context.Context, a joined, serve func(ctx context.Context, a assignment) error) (done bool, err error) {
 	serving, end := context.WithCancelCause(ctx)
 	beating, served := context.WithCancel(context.WithoutCancel(ctx))
@@ -154,7 +153,7 @@ func (g *group) generation(ctx context.Context, a joined, serve func(ctx context
 		return true, nil
 	}
 	if ctx.Err() == nil {
-		g.log.Info("gave up partitions", "generation", a.generation, "why", context.Cause(serving))
+		g.log.Info("gave up partitions", "generation", a.generation, "cause", context.Cause(serving))
 		if closed != nil {
 			return true, g.explain(closed)
 		}
@@ -162,11 +161,11 @@ func (g *group) generation(ctx context.Context, a joined, serve func(ctx context
 	return false, nil
 }
 
-// joined is what a round of joining brought.
+// joined is the result of a round of joining.
 type joined struct {
 	assignment
 	leads  bool
-	told   claim          // what this member said of itself
+	told   claim          // this member's own
 	counts map[string]int // how many partitions the topics had: those of all members if it leads, else ours
 	at     time.Time      // of the last request that proved membership
 }
@@ -174,9 +173,9 @@ type joined struct {
 // join takes part in a rebalance, as often as it takes.
 func (g *group) join(ctx context.Context) (joined, error) {
 	var (
-		retry  groupBackoff
-		warned time.Time // last; it may take hours
-		doubt  error     // a refusal that may pass; nil: none
+		retry  = groupRetry
+		warned time.Time // last, as it may take hours
+		doubt  error     // a refusal that may pass
 		since  time.Time // doubt came up
 	)
 	for {
@@ -189,7 +188,7 @@ func (g *group) join(ctx context.Context) (joined, error) {
 		case patient(err) && ctx.Err() == nil:
 			if doubt == nil {
 				since = time.Now()
-				g.log.Warn("the group's members know the store by another id: reading again, perhaps it was lost and is counted anew", "error", err)
+				g.log.Warn("group members know the store by another id, reading it again: perhaps it was lost and is counted anew", "error", err)
 			}
 			doubt = err
 			// Who was a member here counted into the same store once.
@@ -200,7 +199,7 @@ func (g *group) join(ctx context.Context) (joined, error) {
 				return a, ctx.Err()
 			}
 			continue
-		case err == nil || ctx.Err() != nil || closesGroup(err):
+		case err == nil || ctx.Err() != nil || permanent(err):
 			return a, err
 		case errors.Is(err, kafkago.MemberIDRequired) && stranger:
 			continue // with the id that came with it
@@ -209,11 +208,11 @@ func (g *group) join(ctx context.Context) (joined, error) {
 		case errors.Is(err, kafkago.RebalanceInProgress), errors.Is(err, kafkago.IllegalGeneration):
 		default:
 			if time.Since(warned) > 10*time.Second {
-				g.log.Warn("cannot join yet", "error", err)
+				g.log.Warn("join failed, retrying", "error", err)
 				warned = time.Now()
 			}
 		}
-		if !retry.wait(ctx) {
+		if !pause(ctx, retry.next()) {
 			return a, ctx.Err()
 		}
 	}
@@ -286,7 +285,7 @@ func (g *group) lead(ctx context.Context, r joinAnswer, own int) ([]memberAssign
 		m, err := parseMember(jm.id, jm.instance, jm.subscription)
 		if err != nil {
 			// It gets nothing, rather than nobody anything.
-			g.log.Warn("a member cannot be understood", "error", err)
+			g.log.Warn("subscription of a member is garbled: it gets no partitions", "error", err)
 			m.topics = nil
 		}
 		members = append(members, m)
@@ -315,17 +314,17 @@ func (g *group) lead(ctx context.Context, r joinAnswer, own int) ([]memberAssign
 	}
 	answer := make([]memberAssignment, 0, len(members))
 	for _, m := range members {
-		assigned := appendAssignment(nil, plan[m.id])
+		assigned := assignmentOf(plan[m.id])
 		if winner, ok := lost[m.id]; ok {
-			assigned = appendRefusal(nil, winner)
+			assigned = refusalOf(winner)
 		}
 		answer = append(answer, memberAssignment{m.id, assigned})
 	}
 	return answer, counts, nil
 }
 
-// countAll returns how many partitions each of the topics has; one that does not
-// exist has none. own is the count of ours.
+// countAll returns how many partitions each of the topics has, none if it does not
+// exist. own is the count of ours.
 func (g *group) countAll(ctx context.Context, topics []string, own int) (map[string]int, error) {
 	counts := map[string]int{g.cfg.topic: own}
 	var others []string
@@ -342,9 +341,7 @@ func (g *group) countAll(ctx context.Context, topics []string, own int) (map[str
 	if err != nil {
 		return nil, err
 	}
-	for t, n := range found {
-		counts[t] = n
-	}
+	maps.Copy(counts, found)
 	return counts, nil
 }
 
@@ -353,7 +350,7 @@ func (g *group) countAll(ctx context.Context, topics []string, own int) (map[str
 // error that closes the group to us, if one does.
 func (g *group) beat(ctx context.Context, a joined, end context.CancelCauseFunc) error {
 	var (
-		retry groupBackoff
+		retry = groupRetry
 		alive = a.at // when the last request was sent that proved membership
 		next  = time.NewTimer(g.cfg.heartbeat)
 	)
@@ -372,13 +369,13 @@ func (g *group) beat(ctx context.Context, a joined, end context.CancelCauseFunc)
 			return nil
 		case err == nil:
 			if retry.tries > 0 {
-				g.log.Info("heartbeats again", "generation", a.generation, "silence", sent.Sub(alive))
+				g.log.Info("heartbeat works again", "generation", a.generation, "silence", sent.Sub(alive))
 			}
-			alive, retry = sent, groupBackoff{}
+			alive, retry = sent, groupRetry
 		case errors.Is(err, kafkago.RebalanceInProgress):
 			// The others wait for us to join. Until then this is as good as
 			// an answer without an error.
-			alive, retry = sent, groupBackoff{}
+			alive, retry = sent, groupRetry
 			end(err)
 		case errors.Is(err, kafkago.UnknownMemberId):
 			g.memberID = ""
@@ -387,14 +384,14 @@ func (g *group) beat(ctx context.Context, a joined, end context.CancelCauseFunc)
 		case errors.Is(err, kafkago.IllegalGeneration):
 			end(err)
 			return nil
-		case closesGroup(err):
+		case permanent(err):
 			end(err)
 			return err
 		default:
-			// The coordinator moves or restarts. What it does not know of it
-			// does not give away, so go on as long as we may be a member.
+			// The coordinator moves or restarts. It gives away no partitions that
+			// it does not know of, so go on as long as we may be a member.
 			if retry.tries == 0 {
-				g.log.Warn("heartbeat failed", "generation", a.generation, "error", err)
+				g.log.Warn("heartbeat failed, retrying", "generation", a.generation, "error", err)
 			}
 			if time.Since(alive) >= g.cfg.session {
 				end(errSessionOver)
@@ -406,15 +403,12 @@ func (g *group) beat(ctx context.Context, a joined, end context.CancelCauseFunc)
 }
 
 // watch ends serve when the topic has another number of partitions than when this
-// member joined, or the store another id, so that it joins again. The leader does so at once, which brings
-// in the others. They give it time, and watch at all because the broker does not
-// tell a static leader that restarts that it is one, and because one of another
-// make may look for new partitions only every few minutes.
+// member joined, or the store another id, so that it joins again. The leader does
+// so at once, which brings in the others. They give it time. They watch at all
+// because a static leader that restarts is not told that it leads, and one of
+// another make may look for new partitions only every few minutes.
 func (g *group) watch(ctx context.Context, a joined, end context.CancelCauseFunc) {
-	topics := make([]string, 0, len(a.counts))
-	for t := range a.counts {
-		topics = append(topics, t)
-	}
+	topics := slices.Collect(maps.Keys(a.counts))
 	patience := 3
 	if a.leads {
 		patience = 1
@@ -432,7 +426,7 @@ func (g *group) watch(ctx context.Context, a joined, end context.CancelCauseFunc
 			return
 		}
 		if changed, err := g.changed(ctx, topics, a.counts); err != nil {
-			g.log.Debug("cannot count partitions", "error", err)
+			g.log.Debug("partition count failed, retrying", "error", err)
 		} else if changed {
 			seen++
 		} else {
@@ -453,12 +447,7 @@ func (g *group) changed(ctx context.Context, topics []string, counts map[string]
 	if err != nil {
 		return false, err
 	}
-	for t, n := range now {
-		if counts[t] != n {
-			return true, nil
-		}
-	}
-	return false, nil
+	return !maps.Equal(now, counts), nil
 }
 
 // leave tells the coordinator that a dynamic member is gone, so that the others
@@ -474,93 +463,12 @@ func (g *group) quit(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
 	if err := g.leaveGroup(ctx, g.memberID); err != nil && !errors.Is(err, kafkago.UnknownMemberId) {
-		g.log.Warn("cannot leave", "member", g.memberID, "error", err)
+		g.log.Warn("leave failed", "member", g.memberID, "error", err)
 	}
 	g.memberID = ""
 }
 
-// commit shows offsets, the next to read, to the tools of the ecosystem; nothing
-// here reads them. It may be called from any goroutine while serve runs, also
-// while it drains, and returns once the coordinator has answered, ctx ended, or a
-// third of the session or 10 seconds have passed. It fails when the generation is
-// over.
-func (g *group) commit(ctx context.Context, a assignment, offsets map[int32]int64) error {
-	if len(offsets) == 0 {
-		return nil
-	}
-	if err := g.offsetCommit(ctx, a, offsets); err != nil {
-		return fmt.Errorf("kafka: group %s: commit offsets: %w", g.cfg.id, err)
-	}
-	return nil
-}
-
-// ask sends a request to the coordinator, which it looks up when it has to. The
-// transport notices only by using it that a connection has died, so an error of
-// the connection's is tried again at once: every request here may be repeated.
-func (g *group) ask(ctx context.Context, key protocol.ApiKey, version int16, body []byte) (*groupAnswer, error) {
-	for try := 1; ; try++ {
-		r, err := g.askOnce(ctx, key, version, body)
-		var code kafkago.Error
-		if err == nil || ctx.Err() != nil || try == 3 || errors.As(err, &code) || errors.Is(err, errOldBroker) {
-			return r, err
-		}
-	}
-}
-
-func (g *group) askOnce(ctx context.Context, key protocol.ApiKey, version int16, body []byte) (*groupAnswer, error) {
-	node := g.node.Load()
-	if node == anyBroker {
-		var err error
-		if node, err = g.findCoordinator(ctx); err != nil {
-			return nil, fmt.Errorf("find coordinator: %w", err)
-		}
-		g.node.Store(node)
-	}
-	r, err := groupExchange(ctx, &g.cfg, node, key, version, body)
-	if err != nil && !errors.Is(err, context.Canceled) {
-		g.node.CompareAndSwap(node, anyBroker)
-	}
-	return r, err
-}
-
-// check turns the code of a coordinator's answer into an error.
-func (g *group) check(code int16) error {
-	err := kafkago.Error(code)
-	switch err {
-	case 0:
-		return nil
-	case kafkago.NotCoordinatorForGroup, kafkago.GroupCoordinatorNotAvailable:
-		g.node.Store(anyBroker)
-	}
-	return err
-}
-
-// callTimeout bounds a request that the coordinator answers at once, so that a
-// session outlives two that hang.
-func (g *group) callTimeout() time.Duration { return min(g.cfg.session/3, 10*time.Second) }
-
-// closesGroup reports whether err will come again however often this member tries:
-// only what a person changes, here or at the brokers, can help. Everything else
-// may pass: lost connections, elections, restarts, even a refused login while a
-// broker has yet to learn its users.
-func closesGroup(err error) bool {
-	if errors.Is(err, errOldBroker) || errors.As(err, new(*refusal)) {
-		return true
-	}
-	var code kafkago.Error
-	if !errors.As(err, &code) {
-		return false
-	}
-	switch code {
-	case kafkago.FencedInstanceID, kafkago.InconsistentGroupProtocol, kafkago.InvalidGroupId,
-		kafkago.InvalidSessionTimeout, kafkago.GroupAuthorizationFailed, kafkago.TopicAuthorizationFailed,
-		kafkago.ClusterAuthorizationFailed, kafkago.GroupMaxSizeReached, kafkago.UnsupportedVersion, kafkago.InvalidRequest:
-		return true
-	}
-	return false
-}
-
-// explain names the group in a fatal error, and what to do where that is known.
+// explain names the group in a fatal error, and the remedy where that is known.
 func (g *group) explain(err error) error {
 	hint := ""
 	switch {
@@ -576,32 +484,4 @@ func (g *group) explain(err error) error {
 		hint = " (the brokers' group.max.size)"
 	}
 	return fmt.Errorf("kafka: group %s: %w%s", g.cfg.id, err, hint)
-}
-
-func isContext(err error) bool {
-	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
-}
-
-// groupBackoff doubles from 50 ms to 1 s, give or take a quarter.
-type groupBackoff struct{ tries int }
-
-func (b *groupBackoff) next() time.Duration {
-	d := min(50*time.Millisecond<<min(b.tries, 10), time.Second)
-	b.tries++
-	return d*3/4 + rand.N(d/2)
-}
-
-// wait reports whether ctx is still alive after the next pause.
-func (b *groupBackoff) wait(ctx context.Context) bool { return pause(ctx, b.next()) }
-
-// pause reports whether ctx is still alive after d.
-func pause(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
-	}
 }

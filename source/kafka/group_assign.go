@@ -3,12 +3,15 @@ package kafka
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
+
+	"github.com/tumblestream/tumble/source/kafka/internal/wire"
 )
 
-// Protocols, by preference. The broker picks one that every member knows; Java
-// knows both, franz-go may be told to. There is no sticky one: a member holds no
-// state that would make a partition cheaper to keep than to take over.
+// Protocols, by preference. The broker picks one that every member knows. Java
+// clients know both, and franz-go can be told to. There is no sticky one: a member
+// holds no state that would make a partition cheaper to keep than to take over.
 const (
 	rangeProtocol      = "range"
 	roundRobinProtocol = "roundrobin"
@@ -23,48 +26,46 @@ type groupMember struct {
 	refused  bool // as describe finds it: it is about to go
 }
 
-// subscription is what this member tells the leader, in version 0 of the
-// consumer protocol: what it wants to read. With it goes its claim, in the user
-// data, and in that how many partitions it knows of: so the broker sees a changed
-// member when the topic has grown, and begins a rebalance when that one asks to
-// join. A follower that did not change would be told again what it has.
-func subscription(topic string, c claim) []byte {
-	b := []byte{0, 0, 0, 0, 0, 1}
-	b = appendString(b, topic)
-	return appendBytes(b, appendJSON(nil, c))
+// subscription names the topic that this member wants to read, in version 0 of the
+// consumer protocol, with its claim as user data. The claim holds the number of
+// partitions: when the topic has grown, the broker sees a member that changed, and
+// begins a rebalance when that one asks to join. An unchanged follower would get
+// its old assignment again.
+func subscription(topic string, c claim) (b wire.Appender) {
+	b.Int16(0) // version
+	b.Int32(1)
+	b.Text(topic)
+	b.Bytes(toJSON(c))
+	return b
 }
 
 func parseMember(id, instance string, subscription []byte) (groupMember, error) {
 	m := groupMember{id: id, instance: instance}
-	r := groupAnswer{b: subscription}
-	r.int16() // later versions only append
-	for range r.array(2) {
-		m.topics = append(m.topics, r.string())
+	r := wire.NewReader(subscription)
+	r.Int16() // later versions only append
+	for range r.Array() {
+		m.topics = append(m.topics, r.Text())
 	}
-	if r.err != nil {
-		return m, fmt.Errorf("subscription of member %s: %w", id, r.err)
+	if r.Err() != nil {
+		return m, fmt.Errorf("subscription of member %s: %w", id, r.Err())
 	}
-	m.claim = parseClaim(r.bytes())
+	m.claim = parseClaim(r.Bytes())
 	return m, nil
 }
 
-// appendAssignment writes what the leader tells a member.
-func appendAssignment(b []byte, assigned map[string][]int32) []byte {
-	b = append(b, 0, 0)
-	topics := make([]string, 0, len(assigned))
-	for t := range assigned {
-		topics = append(topics, t)
-	}
-	slices.Sort(topics)
-	b = appendInt32(b, int32(len(topics)))
-	for _, t := range topics {
-		b = appendString(b, t)
-		b = appendInt32(b, int32(len(assigned[t])))
+// assignmentOf is the leader's message to a member.
+func assignmentOf(assigned map[string][]int32) (b wire.Appender) {
+	b.Int16(0) // version
+	b.Int32(int32(len(assigned)))
+	for _, t := range slices.Sorted(maps.Keys(assigned)) {
+		b.Text(t)
+		b.Int32(int32(len(assigned[t])))
 		for _, p := range assigned[t] {
-			b = appendInt32(b, p)
+			b.Int32(p)
 		}
 	}
-	return appendInt32(b, -1)
+	b.Int32(-1) // no user data
+	return b
 }
 
 // parseAssignment returns the partitions of topic, ascending. An empty
@@ -73,16 +74,16 @@ func parseAssignment(b []byte, topic string) (partitions []int32, err error) {
 	if len(b) == 0 {
 		return nil, nil
 	}
-	r := groupAnswer{b: b}
-	r.int16()
-	for range r.array(6) {
-		name, ps := r.string(), r.int32s()
+	r := wire.NewReader(b)
+	r.Int16() // version
+	for range r.Array() {
+		name, ps := r.Text(), r.Int32s()
 		if name == topic {
 			partitions = append(partitions, ps...)
 		}
 	}
-	if r.err != nil {
-		return nil, fmt.Errorf("assignment: %w", r.err)
+	if r.Err() != nil {
+		return nil, fmt.Errorf("assignment: %w", r.Err())
 	}
 	slices.Sort(partitions)
 	return slices.Compact(partitions), nil
@@ -111,12 +112,7 @@ func assignPartitions(protocol string, members []groupMember, counts map[string]
 			}
 		}
 	}
-	topics := make([]string, 0, len(wanted))
-	for t := range wanted {
-		topics = append(topics, t)
-	}
-	slices.Sort(topics)
-
+	topics := slices.Sorted(maps.Keys(wanted))
 	give := func(i int, topic string, partition int) {
 		to := plan[members[i].id]
 		to[topic] = append(to[topic], int32(partition))

@@ -135,7 +135,7 @@ func TestMemberMetadata(t *testing.T) {
 	require.Equal(t, groupMember{id: "m2", topics: []string{"a", "b"}}, m)
 
 	var theirs kmsg.ConsumerMemberAssignment
-	b := appendAssignment(nil, map[string][]int32{"clicks": {3, 1}, "a": {0}})
+	b := assignmentOf(map[string][]int32{"clicks": {3, 1}, "a": {0}})
 	require.NoError(t, theirs.ReadFrom(b))
 	require.Len(t, theirs.Topics, 2)
 	require.Equal(t, "clicks", theirs.Topics[1].Topic)
@@ -162,9 +162,9 @@ func TestMemberMetadata(t *testing.T) {
 // A member that sends garbage gets an error of ours, not a panic, and no more
 // memory than it sent.
 func FuzzMemberMetadata(f *testing.F) {
-	f.Add(subscription("clicks", claim{Version: 1, Partitions: 12, Name: "n", Definition: "d"}))
-	f.Add(appendRefusal(nil, claim{Version: 1, Name: "n", Definition: "d"}))
-	f.Add(appendAssignment(nil, map[string][]int32{"clicks": {3, 1}}))
+	f.Add([]byte(subscription("clicks", claim{Version: 1, Partitions: 12, Name: "n", Definition: "d"})))
+	f.Add([]byte(refusalOf(claim{Version: 1, Name: "n", Definition: "d"})))
+	f.Add([]byte(assignmentOf(map[string][]int32{"clicks": {3, 1}})))
 	f.Add([]byte{0, 0, 0xff, 0xff, 0xff, 0xff, 0x80, 0, 0, 0})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if m, err := parseMember("m", "", b); err == nil {

@@ -1,17 +1,23 @@
 package kafka
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
 	kafkago "github.com/segmentio/kafka-go"
-	"github.com/segmentio/kafka-go/protocol"
+
+	"github.com/tumblestream/tumble/source/kafka/internal/wire"
 )
 
-// The requests of a member, one function each: what goes out, what comes back,
-// how long it may take.
+// The requests of a member, one function each. kafka-go's own Heartbeat and
+// LeaveGroup misread the answers, its group requests look the coordinator up each
+// time and drop the error of that, and its Metadata request is answered from a
+// cache that holds our topic only.
 
 const consumerProtocol = "consumer" // the protocol type of consumer groups
 
@@ -19,79 +25,113 @@ const consumerProtocol = "consumer" // the protocol type of consumer groups
 func (g *group) findCoordinator(ctx context.Context) (int32, error) {
 	ctx, cancel := context.WithTimeout(ctx, g.callTimeout())
 	defer cancel()
-	b := appendString(nil, g.cfg.id)
-	b = append(b, 0) // a group, not a transaction
-	r, err := groupExchange(ctx, &g.cfg, anyBroker, protocol.FindCoordinator, findCoordinatorVersion, b)
+	var b wire.Appender
+	b.Text(g.cfg.id)
+	b.Int8(0) // a group, not a transaction
+	r, err := g.cfg.wire.Do(ctx, &wire.Request{API: wire.FindCoordinator, Node: wire.AnyNode, Body: b})
 	if err != nil {
 		return 0, err
 	}
-	r.int32() // throttled for
-	code := r.int16()
-	r.string() // message
-	node := r.int32()
-	if r.err != nil {
-		return 0, r.err
-	}
-	if code != 0 {
+	r.Int32() // throttled for
+	code := r.Int16()
+	r.Text() // message
+	node := r.Int32()
+	switch {
+	case r.Err() != nil:
+		return 0, r.Err()
+	case code != 0:
 		return 0, kafkago.Error(code)
-	}
-	if node < 0 {
+	case node < 0:
 		return 0, kafkago.GroupCoordinatorNotAvailable
 	}
 	return node, nil
 }
 
-// metadata asks any broker how many partitions topics have; those that do not
-// exist are left out and not created.
+// metadata returns how many partitions those of the topics have that exist and
+// may be seen.
 func (g *group) metadata(ctx context.Context, topics []string) (map[string]int, error) {
-	ctx, cancel := context.WithTimeout(ctx, g.callTimeout())
-	defer cancel()
-	b := appendInt32(nil, int32(len(topics)))
-	for _, t := range topics {
-		b = appendString(b, t)
-	}
-	b = append(b, 0) // do not create
-	r, err := groupExchange(ctx, &g.cfg, anyBroker, protocol.Metadata, metadataVersion, b)
+	r, err := g.cfg.wire.Do(ctx, &wire.Request{API: wire.Metadata, Node: wire.AnyNode, Body: metadataRequest(topics...)})
 	if err != nil {
 		return nil, fmt.Errorf("metadata: %w", err)
 	}
-	r.int32() // throttled for
-	for range r.array(12) {
-		r.int32()  // node
-		r.string() // host
-		r.int32()  // port
-		r.string() // rack
-	}
-	r.string() // cluster
-	r.int32()  // controller
 	counts := make(map[string]int)
-	for range r.array(9) {
-		code := kafkago.Error(r.int16())
-		name := r.string()
-		r.int8() // internal
-		n := r.array(22)
-		for range n {
-			r.int16() // error: a partition without a leader is one all the same
-			r.int32() // index
-			r.int32() // leader
-			r.int32s()
-			r.int32s()
-			r.int32s()
-		}
-		switch code {
+	var failed error
+	err = readMetadata(r, func(name string, code int16, found topicLayout) {
+		switch code := kafkago.Error(code); code {
 		case 0:
-			counts[name] = n
+			counts[name] = len(found.partitions) // one without a leader is one all the same
 		case kafkago.UnknownTopicOrPartition, kafkago.TopicAuthorizationFailed, kafkago.InvalidTopic:
 			// Not ours: nothing to share out, and no reason to fail the group.
 		default:
-			return nil, fmt.Errorf("metadata of %s: %w", name, code)
+			failed = fmt.Errorf("metadata of %s: %w", name, code)
 		}
-	}
-	if r.err != nil {
-		return nil, fmt.Errorf("metadata: %w", r.err)
+	})
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("metadata: %w", err)
+	case failed != nil:
+		return nil, failed
 	}
 	return counts, nil
 }
+
+// call asks the coordinator, looking it up when it has to. read takes the answer
+// from after its throttle time and returns its error code. The transport notices
+// only by using it that a connection has died, so a request that got no answer is
+// repeated at once. Every one here may be.
+func (g *group) call(ctx context.Context, name string, api wire.API, body wire.Appender, read func(*wire.Reader) (code int16)) error {
+	var r *wire.Reader
+	var err error
+	for try := 1; ; try++ {
+		r, err = g.ask(ctx, api, body)
+		if err == nil || ctx.Err() != nil || try == 3 || errors.As(err, new(kafkago.Error)) || errors.Is(err, wire.ErrOld) {
+			break
+		}
+	}
+	if err == nil {
+		r.Int32() // throttled for
+		code := read(r)
+		if err = r.Err(); err == nil {
+			err = g.check(code)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	return nil
+}
+
+func (g *group) ask(ctx context.Context, api wire.API, body wire.Appender) (*wire.Reader, error) {
+	node := g.node.Load()
+	if node == wire.AnyNode {
+		var err error
+		if node, err = g.findCoordinator(ctx); err != nil {
+			return nil, fmt.Errorf("find coordinator: %w", err)
+		}
+		g.node.Store(node)
+	}
+	r, err := g.cfg.wire.Do(ctx, &wire.Request{API: api, Node: node, Body: body})
+	if err != nil && !errors.Is(err, context.Canceled) {
+		g.node.CompareAndSwap(node, wire.AnyNode)
+	}
+	return r, err
+}
+
+// check turns the code of a coordinator's answer into an error.
+func (g *group) check(code int16) error {
+	err := kafkago.Error(code)
+	switch err {
+	case 0:
+		return nil
+	case kafkago.NotCoordinatorForGroup, kafkago.GroupCoordinatorNotAvailable:
+		g.node.Store(wire.AnyNode)
+	}
+	return err
+}
+
+// callTimeout bounds a request that the coordinator answers at once, so that a
+// session outlives two that hang.
+func (g *group) callTimeout() time.Duration { return min(g.cfg.session/3, 10*time.Second) }
 
 type joinAnswer struct {
 	generation int32
@@ -109,91 +149,73 @@ type joinMember struct {
 // joinGroup returns when all members have joined, or the coordinator has removed
 // those that did not.
 func (g *group) joinGroup(ctx context.Context, subscription []byte) (joinAnswer, error) {
-	// Another member may have asked for more time than we do; then this is
-	// asked again, which the coordinator takes for the same.
+	// Another member may have asked for more time than we do. Then this is asked
+	// again, which the coordinator takes for the same.
 	ctx, cancel := context.WithTimeout(ctx, g.cfg.rebalance+5*time.Second)
 	defer cancel()
-	b := appendString(nil, g.cfg.id)
-	b = appendInt32(b, int32(g.cfg.session.Milliseconds()))
-	b = appendInt32(b, int32(g.cfg.rebalance.Milliseconds()))
-	b = appendString(b, g.memberID)
-	b = appendNullable(b, g.cfg.instanceID)
-	b = appendString(b, consumerProtocol)
-	b = appendInt32(b, 2)
+	var b wire.Appender
+	b.Text(g.cfg.id)
+	b.Int32(int32(g.cfg.session.Milliseconds()))
+	b.Int32(int32(g.cfg.rebalance.Milliseconds()))
+	b.Text(g.memberID)
+	b.Nullable(g.cfg.instanceID)
+	b.Text(consumerProtocol)
+	b.Int32(2)
 	for _, name := range []string{rangeProtocol, roundRobinProtocol} {
-		b = appendString(b, name)
-		b = appendBytes(b, subscription)
-	}
-	r, err := g.ask(ctx, protocol.JoinGroup, joinGroupVersion, b)
-	if err != nil {
-		return joinAnswer{}, fmt.Errorf("join: %w", err)
+		b.Text(name)
+		b.Bytes(subscription)
 	}
 	var a joinAnswer
-	r.int32() // throttled for
-	code := r.int16()
-	a.generation = r.int32()
-	a.protocol = r.string()
-	a.leader = r.string()
-	a.memberID = r.string()
-	a.members = make([]joinMember, r.array(8))
-	for i := range a.members {
-		a.members[i] = joinMember{r.string(), r.string(), r.bytes()}
-	}
-	if r.err != nil {
-		return joinAnswer{}, fmt.Errorf("join: %w", r.err)
-	}
-	if err := g.check(code); err != nil {
-		if err != kafkago.MemberIDRequired {
-			a.memberID = ""
+	err := g.call(ctx, "join", wire.JoinGroup, b, func(r *wire.Reader) (code int16) {
+		code = r.Int16()
+		a = joinAnswer{generation: r.Int32(), protocol: r.Text(), leader: r.Text(), memberID: r.Text()}
+		for range r.Array() {
+			a.members = append(a.members, joinMember{r.Text(), r.Text(), r.Bytes()})
 		}
-		return a, fmt.Errorf("join: %w", err)
+		return code
+	})
+	if err != nil && !errors.Is(err, kafkago.MemberIDRequired) {
+		return joinAnswer{}, err
 	}
-	return a, nil
+	return a, err
 }
 
-// describe returns the members of the group, none if it does not exist. What they
-// want and claim is known only if the group is settled: no rebalance is under
-// way.
+// describe returns the members of the group, none if it does not exist. Their
+// subscriptions and claims are known only if the group is settled: no rebalance
+// is under way.
 func (g *group) describe(ctx context.Context) (members []groupMember, settled bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, g.callTimeout())
 	defer cancel()
-	b := appendInt32(nil, 1)
-	b = appendString(b, g.cfg.id)
-	b = append(b, 0) // not which operations are allowed
-	r, err := g.ask(ctx, protocol.DescribeGroups, describeGroupsVersion, b)
-	if err != nil {
-		return nil, false, fmt.Errorf("describe: %w", err)
-	}
-	var code int16
-	r.int32() // throttled for
-	for range r.array(18) {
-		if c := r.int16(); code == 0 {
-			code = c
-		}
-		r.string() // group
-		state := r.string()
-		settled = state != "PreparingRebalance" && state != "CompletingRebalance"
-		r.string() // protocol type
-		r.string() // protocol
-		for range r.array(16) {
-			id, instance := r.string(), r.string()
-			r.string() // client id
-			r.string() // host
-			subscription, assigned := r.bytes(), r.bytes()
-			m := groupMember{id: id, instance: instance}
-			if known, err := parseMember(id, instance, subscription); err == nil {
-				m = known
+	var b wire.Appender
+	b.Int32(1)
+	b.Text(g.cfg.id)
+	b.Int8(0) // not the allowed operations
+	err = g.call(ctx, "describe", wire.DescribeGroups, b, func(r *wire.Reader) (code int16) {
+		for range r.Array() {
+			code = cmp.Or(code, r.Int16())
+			r.Text() // group
+			state := r.Text()
+			settled = state != "PreparingRebalance" && state != "CompletingRebalance"
+			r.Text() // protocol type
+			r.Text() // protocol
+			for range r.Array() {
+				id, instance := r.Text(), r.Text()
+				r.Text() // client id
+				r.Text() // host
+				subscription, assigned := r.Bytes(), r.Bytes()
+				m := groupMember{id: id, instance: instance}
+				if known, err := parseMember(id, instance, subscription); err == nil {
+					m = known
+				}
+				_, m.refused = parseRefusal(assigned)
+				members = append(members, m)
 			}
-			_, m.refused = parseRefusal(assigned)
-			members = append(members, m)
+			r.Int32() // operations
 		}
-		r.int32() // operations
-	}
-	if r.err != nil {
-		return nil, false, fmt.Errorf("describe: %w", r.err)
-	}
-	if err := g.check(code); err != nil {
-		return nil, false, fmt.Errorf("describe: %w", err)
+		return code
+	})
+	if err != nil {
+		return nil, false, err
 	}
 	return members, settled, nil
 }
@@ -205,29 +227,20 @@ type memberAssignment struct {
 
 // syncGroup returns this member's assignment once the leader has sent plan, which
 // is nil for all others.
-func (g *group) syncGroup(ctx context.Context, a assignment, plan []memberAssignment) ([]byte, error) {
+func (g *group) syncGroup(ctx context.Context, a assignment, plan []memberAssignment) (mine []byte, err error) {
 	ctx, cancel := context.WithTimeout(ctx, g.cfg.rebalance+5*time.Second)
 	defer cancel()
-	b := g.appendMember(nil, a)
-	b = appendInt32(b, int32(len(plan)))
+	b := g.identified(a)
+	b.Int32(int32(len(plan)))
 	for _, m := range plan {
-		b = appendString(b, m.memberID)
-		b = appendBytes(b, m.assignment)
+		b.Text(m.memberID)
+		b.Bytes(m.assignment)
 	}
-	r, err := g.ask(ctx, protocol.SyncGroup, syncGroupVersion, b)
-	if err != nil {
-		return nil, fmt.Errorf("sync: %w", err)
-	}
-	r.int32() // throttled for
-	code := r.int16()
-	mine := r.bytes()
-	if r.err != nil {
-		return nil, fmt.Errorf("sync: %w", r.err)
-	}
-	if err := g.check(code); err != nil {
-		return nil, fmt.Errorf("sync: %w", err)
-	}
-	return mine, nil
+	err = g.call(ctx, "sync", wire.SyncGroup, b, func(r *wire.Reader) (code int16) {
+		code, mine = r.Int16(), r.Bytes()
+		return code
+	})
+	return mine, err
 }
 
 // heartbeat takes no longer than until expiry, when the session is over, unless
@@ -239,88 +252,74 @@ func (g *group) heartbeat(ctx context.Context, a assignment, expiry time.Time) e
 	}
 	ctx, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
-	r, err := g.ask(ctx, protocol.Heartbeat, heartbeatVersion, g.appendMember(nil, a))
+	return g.call(ctx, "heartbeat", wire.Heartbeat, g.identified(a), (*wire.Reader).Int16)
+}
+
+func (g *group) leaveGroup(ctx context.Context, memberID string) error {
+	var b wire.Appender
+	b.Text(g.cfg.id)
+	b.Int32(1)
+	b.Text(memberID)
+	b.Nullable("") // instance
+	return g.call(ctx, "leave", wire.LeaveGroup, b, func(r *wire.Reader) (code int16) {
+		code = r.Int16()
+		for range r.Array() {
+			r.Text() // member
+			r.Text() // instance
+			code = cmp.Or(code, r.Int16())
+		}
+		return code
+	})
+}
+
+// commit shows offsets, the next to read, to the tools of the ecosystem. Nothing
+// here reads them. It may be called from any goroutine while serve runs, also
+// while it drains, and returns once the coordinator has answered, ctx ended, or
+// callTimeout has passed. It fails when the generation is over.
+func (g *group) commit(ctx context.Context, a assignment, offsets map[int32]int64) error {
+	if len(offsets) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, g.callTimeout())
+	defer cancel()
+	b := g.identified(a)
+	b.Int32(1)
+	b.Text(g.cfg.topic)
+	b.Int32(int32(len(offsets)))
+	for _, p := range slices.Sorted(maps.Keys(offsets)) {
+		b.Int32(p)
+		b.Int64(offsets[p])
+		b.Int32(-1)    // leader epoch: unknown
+		b.Nullable("") // metadata
+	}
+	const name = "commit offsets"
+	var failed error
+	err := g.call(ctx, name, wire.OffsetCommit, b, func(r *wire.Reader) int16 {
+		for range r.Array() {
+			r.Text() // topic
+			for range r.Array() {
+				p := r.Int32()
+				if err := g.check(r.Int16()); err != nil && failed == nil {
+					failed = fmt.Errorf("%s: %s/%d: %w", name, g.cfg.topic, p, err)
+				}
+			}
+		}
+		return 0
+	})
+	if err == nil {
+		err = failed
+	}
 	if err != nil {
-		return fmt.Errorf("heartbeat: %w", err)
-	}
-	r.int32() // throttled for
-	code := r.int16()
-	if r.err != nil {
-		return fmt.Errorf("heartbeat: %w", r.err)
-	}
-	if err := g.check(code); err != nil {
-		return fmt.Errorf("heartbeat: %w", err)
+		return fmt.Errorf("kafka: group %s: %w", g.cfg.id, err)
 	}
 	return nil
 }
 
-func (g *group) leaveGroup(ctx context.Context, memberID string) error {
-	b := appendString(nil, g.cfg.id)
-	b = appendInt32(b, 1)
-	b = appendString(b, memberID)
-	b = appendNullable(b, "")
-	r, err := g.ask(ctx, protocol.LeaveGroup, leaveGroupVersion, b)
-	if err != nil {
-		return err
-	}
-	r.int32() // throttled for
-	code := r.int16()
-	for range r.array(6) {
-		r.string() // member
-		r.string() // instance
-		if c := r.int16(); code == 0 {
-			code = c
-		}
-	}
-	if r.err != nil {
-		return r.err
-	}
-	return g.check(code)
-}
-
-func (g *group) offsetCommit(ctx context.Context, a assignment, offsets map[int32]int64) error {
-	ctx, cancel := context.WithTimeout(ctx, g.callTimeout())
-	defer cancel()
-	partitions := make([]int32, 0, len(offsets))
-	for p := range offsets {
-		partitions = append(partitions, p)
-	}
-	slices.Sort(partitions)
-	b := g.appendMember(nil, a)
-	b = appendInt32(b, 1)
-	b = appendString(b, g.cfg.topic)
-	b = appendInt32(b, int32(len(partitions)))
-	for _, p := range partitions {
-		b = appendInt32(b, p)
-		b = appendInt64(b, offsets[p])
-		b = appendInt32(b, -1)    // leader epoch: unknown
-		b = appendNullable(b, "") // metadata
-	}
-	r, err := g.ask(ctx, protocol.OffsetCommit, offsetCommitVersion, b)
-	if err != nil {
-		return err
-	}
-	r.int32() // throttled for
-	var failed error
-	for range r.array(6) {
-		r.string() // topic
-		for range r.array(6) {
-			p := r.int32()
-			if err := g.check(r.int16()); err != nil && failed == nil {
-				failed = fmt.Errorf("%s/%d: %w", g.cfg.topic, p, err)
-			}
-		}
-	}
-	if r.err != nil {
-		return r.err
-	}
-	return failed
-}
-
-// appendMember writes what most requests begin with: who asks.
-func (g *group) appendMember(b []byte, a assignment) []byte {
-	b = appendString(b, g.cfg.id)
-	b = appendInt32(b, a.generation)
-	b = appendString(b, a.memberID)
-	return appendNullable(b, g.cfg.instanceID)
+// identified begins a request with the group and the member that asks.
+func (g *group) identified(a assignment) (b wire.Appender) {
+	b.Text(g.cfg.id)
+	b.Int32(a.generation)
+	b.Text(a.memberID)
+	b.Nullable(g.cfg.instanceID)
+	return b
 }

@@ -17,6 +17,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/tumblestream/tumble/source/kafka/internal/wire"
 )
 
 // What a group must do on any cluster, fake or real: each takes a groupCluster.
@@ -76,7 +78,7 @@ func (c groupCluster) config(t *testing.T, topic, id string) groupConfig {
 	tr := &kafkago.Transport{MetadataTopics: []string{topic}, MetadataTTL: time.Second}
 	t.Cleanup(tr.CloseIdleConnections)
 	cfg := groupConfig{
-		transport: tr, addr: kafkago.TCP(c.brokers...), id: id, topic: topic, clientID: "tumble-test",
+		wire: wire.Client{Transport: tr, Addr: kafkago.TCP(c.brokers...), ID: "tumble-test"}, id: id, topic: topic,
 		session: c.session, rebalance: 30 * time.Second, heartbeat: min(200*time.Millisecond, c.session/3),
 		growth: 300 * time.Millisecond,
 		logger: slog.New(slog.DiscardHandler),
@@ -171,8 +173,8 @@ func groupTakeover(t *testing.T, c groupCluster) {
 	eventually(t, 20*time.Second, "alone", func() bool { return covers(n, one.now()) })
 
 	cfg := c.config(t, topic, id)
-	life := &mortal{RoundTripper: cfg.transport}
-	cfg.transport = life
+	life := &mortal{RoundTripper: cfg.wire.Transport}
+	cfg.wire.Transport = life
 	two := startMember(t, cfg, 0)
 	eventually(t, 10*time.Second, "shared", func() bool { return len(one.now()) == n/2 && covers(n, one.now(), two.now()) })
 
@@ -473,7 +475,7 @@ func groupFenced(t *testing.T, c groupCluster) {
 	cfg.instanceID = "pod-1"
 	older := startMember(t, cfg, 0)
 	eventually(t, 20*time.Second, "alone", func() bool { return covers(2, older.now()) })
-	cfg.transport = c.config(t, topic, id).transport
+	cfg.wire.Transport = c.config(t, topic, id).wire.Transport
 	newer := startMember(t, cfg, 0)
 	older.wait(t, 20*time.Second)
 	require.ErrorIs(t, older.err, kafkago.FencedInstanceID)

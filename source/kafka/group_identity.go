@@ -10,11 +10,11 @@ import (
 	"time"
 
 	"github.com/tumblestream/tumble"
+	"github.com/tumblestream/tumble/source/kafka/internal/wire"
 )
 
-// How the members of a group make sure that all of them count into the same
-// place. If they did not, each place would hold a part of the events, and no
-// error would say so.
+// The members of a group make sure that all of them count into the same place.
+// Otherwise each place would hold a part of the events without an error.
 //
 // A member carries the identity of its counts in the user data of its
 // subscription. A process that starts reads the subscriptions of the members
@@ -22,17 +22,17 @@ import (
 // at the same time cannot read each other's: then the leader sees both, gives no
 // partitions to one side and tells it why.
 
-// A claim is what a member says of itself in the user data of its subscription,
-// which other clients carry and do not read. It is the zero value for members of
-// another make and of older versions, and has no Definition if the sink has no
-// identity: neither is checked.
+// A claim is a member's description of its counts, in the user data of its
+// subscription, which other clients carry and do not read. Members of another make
+// and of older versions have the zero value. A sink without an identity has a
+// claim without a Definition. Neither is checked.
 type claim struct {
-	Version    int    `json:"tumble"`     // 1; later ones only add fields
+	Version    int    `json:"tumble"`     // 1, to which later ones only add fields
 	Partitions int    `json:"partitions"` // of the topic, as far as the member knows
 	Name       string `json:"name,omitempty"`
 	Store      string `json:"store,omitempty"`
 	Definition string `json:"definition,omitempty"` // without the retention, which may differ
-	Generation int32  `json:"generation,omitempty"` // the last in which it was a member; 0: it is new
+	Generation int32  `json:"generation,omitempty"` // the last in which it was a member, 0 if it is new
 	Held       int    `json:"held,omitempty"`       // partitions that it had then
 }
 
@@ -59,12 +59,12 @@ func parseClaim(userData []byte) claim {
 	return c
 }
 
-func appendJSON(b []byte, v any) []byte {
+func toJSON(v any) []byte {
 	text, err := json.Marshal(v)
 	if err != nil {
-		panic(err) // strings and numbers
+		panic(err) // of strings and numbers
 	}
-	return append(b, text...)
+	return text
 }
 
 func (c claim) checked() bool { return c.Definition != "" }
@@ -118,8 +118,8 @@ const (
 	identityTime  = 2 * time.Second // the sink may be away, and the others wait for this member
 )
 
-// identify returns what this member is to say of itself. While the sink does not
-// answer, or has no id, that is what it said last.
+// identify returns this member's claim: the last one, while the sink does not
+// answer or has no id.
 func (g *group) identify(ctx context.Context) (claim, error) {
 	if g.cfg.identity == nil {
 		return claim{Version: 1}, nil
@@ -169,7 +169,7 @@ func (g *group) admit(ctx context.Context, own claim, doubt error) error {
 	var worst error
 	for _, m := range members {
 		if m.instance != "" && m.instance == g.cfg.instanceID || m.refused {
-			continue // this process, before it was restarted; one that lost
+			continue // this process, before it was restarted, or one that lost
 		}
 		switch own.differs(m.claim) {
 		case otherCounts:
@@ -189,10 +189,10 @@ type side struct {
 	members    int
 }
 
-// outvoted returns the members that lose to those that count elsewhere, with what
-// these claim. Members of the latest generation outvote newcomers, the more of
-// them that had partitions the better; then the larger side wins, then the one
-// whose identity is smaller. Every leader comes to the same result.
+// outvoted returns the members that lose to those that count elsewhere, with the
+// winners' claim. The side wins that has members of the latest generation, then
+// the one with more members that had partitions then, then the larger one, then
+// the one whose identity is smaller. Every leader comes to the same result.
 func outvoted(members []groupMember) map[string]claim {
 	var sides []*side
 	of := func(c claim) *side {
@@ -238,24 +238,24 @@ func outvoted(members []groupMember) map[string]claim {
 	return lost
 }
 
-// appendRefusal writes the assignment of a member that lost: no partitions, and
-// why.
-func appendRefusal(b []byte, winner claim) []byte {
-	b = append(b, 0, 0)
-	b = appendInt32(b, 0)
-	return appendBytes(b, appendJSON(nil, verdict{1, winner}))
+// refusalOf is the assignment of a member that lost: no partitions, and why.
+func refusalOf(winner claim) (b wire.Appender) {
+	b.Int16(0) // version
+	b.Int32(0)
+	b.Bytes(toJSON(verdict{1, winner}))
+	return b
 }
 
 // parseRefusal returns the verdict that an assignment holds, if it holds one.
 func parseRefusal(assignment []byte) (winner claim, refused bool) {
-	r := groupAnswer{b: assignment}
-	r.int16()
-	for range r.array(6) {
-		r.string()
-		r.int32s()
+	r := wire.NewReader(assignment)
+	r.Int16() // version
+	for range r.Array() {
+		r.Text()
+		r.Int32s()
 	}
 	var v verdict
-	if json.Unmarshal(r.bytes(), &v) != nil || v.Version < 1 || !v.Refused.checked() {
+	if json.Unmarshal(r.Bytes(), &v) != nil || v.Version < 1 || !v.Refused.checked() {
 		return claim{}, false
 	}
 	return v.Refused, true

@@ -64,7 +64,7 @@ func TestClaims(t *testing.T) {
 		"no store yet":          {newClaim(idOf("a", "")), sameCounts},
 		"both":                  {newClaim(idOf("b", "s2")), otherCounts},
 		"an older version":      {parseClaim([]byte("3 partitions")), sameCounts},
-		"no identity":           {parseClaim(appendJSON(nil, claim{Version: 1, Partitions: 3})), sameCounts},
+		"no identity":           {parseClaim(toJSON(claim{Version: 1, Partitions: 3})), sameCounts},
 		"another make":          {parseClaim([]byte(`{"name":"b","store":"x","definition":"d"}`)), sameCounts},
 		"nothing":               {parseClaim(nil), sameCounts},
 		"a later version":       {parseClaim([]byte(`{"tumble":2,"name":"b","definition":"d","more":[1]}`)), otherCounts},
@@ -142,9 +142,9 @@ func described(state string, members ...groupMember) *kmsg.DescribeGroupsRespons
 		}
 		if state == "Stable" {
 			d.ProtocolMetadata = subscription("clicks", m.claim)
-			d.MemberAssignment = appendAssignment(nil, map[string][]int32{"clicks": {1}})
+			d.MemberAssignment = assignmentOf(map[string][]int32{"clicks": {1}})
 			if m.refused {
-				d.MemberAssignment = appendRefusal(nil, newClaim(idOf("a", "s1")))
+				d.MemberAssignment = refusalOf(newClaim(idOf("a", "s1")))
 			}
 		}
 		g.Members = append(g.Members, d)
@@ -374,7 +374,7 @@ func TestGroupRefusedForTheStore(t *testing.T) {
 					return nil, nil
 				}
 				res := kmsg.NewPtrSyncGroupResponse()
-				res.MemberAssignment = appendRefusal(nil, newClaim(idOf("a", "s2")))
+				res.MemberAssignment = refusalOf(newClaim(idOf("a", "s2")))
 				return res, nil
 			})
 			on(c, func(context.Context, int, *kmsg.HeartbeatRequest) (*kmsg.HeartbeatResponse, error) {

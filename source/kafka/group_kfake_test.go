@@ -3,17 +3,17 @@ package kafka
 import (
 	"fmt"
 	"net"
-	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	kafkago "github.com/segmentio/kafka-go"
-	"github.com/segmentio/kafka-go/protocol"
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"github.com/twmb/franz-go/pkg/kversion"
+
+	"github.com/tumblestream/tumble/source/kafka/internal/wire"
 )
 
 func fakeGroupCluster(t *testing.T, opts ...kfake.Opt) (*kfake.Cluster, groupCluster) {
@@ -80,53 +80,6 @@ func TestGroupOldBroker(t *testing.T) {
 	cfg := c.config(t, c.create(t, 1), "g")
 	m := startMember(t, cfg, 0)
 	m.wait(t, 10*time.Second)
-	require.ErrorIs(t, m.err, errOldBroker)
+	require.ErrorIs(t, m.err, wire.ErrOld)
 	require.ErrorContains(t, m.err, "kafka: group g: ")
-}
-
-// What a broker sends is never trusted: not its length, nor that it answers.
-func TestGroupExchangeGarbage(t *testing.T) {
-	ask := func(answer func(id []byte) []byte) (*groupAnswer, error) {
-		here, there := net.Pipe()
-		defer here.Close()
-		go func() {
-			defer there.Close()
-			req := make([]byte, 64)
-			n, _ := there.Read(req)
-			want := slices.Concat([]byte{0, 0, 0, 16, 0, 12, 0, 3}, req[8:12], []byte{0, 4}, []byte("test"), []byte{1, 2})
-			if slices.Equal(want, req[:n]) {
-				there.Write(answer(req[8:12]))
-			}
-		}()
-		r := groupRequest{key: protocol.Heartbeat, version: 3, clientID: "test", body: []byte{1, 2}}
-		if !r.Required(map[protocol.ApiKey]int16{protocol.Heartbeat: 4}) {
-			return nil, nil
-		}
-		res, err := r.RawExchange(here)
-		if err != nil {
-			return nil, err
-		}
-		return res.(*groupAnswer), nil
-	}
-	a, err := ask(func(id []byte) []byte { return slices.Concat([]byte{0, 0, 0, 7}, id, []byte{1, 2, 3}) })
-	require.NoError(t, err)
-	require.Equal(t, []byte{1, 2, 3}, a.b)
-	require.Equal(t, int8(1), a.int8())
-	require.Equal(t, int16(0x0203), a.int16())
-	require.NoError(t, a.err)
-	require.Zero(t, a.int32())
-	require.Error(t, a.err)
-
-	for name, answer := range map[string]func(id []byte) []byte{
-		"answer of -1 bytes":         func(id []byte) []byte { return slices.Concat([]byte{0xff, 0xff, 0xff, 0xff}, id) },
-		"answer of 3 bytes":          func(id []byte) []byte { return slices.Concat([]byte{0, 0, 0, 3}, id) },
-		"answer of 2147483647 bytes": func(id []byte) []byte { return slices.Concat([]byte{0x7f, 0xff, 0xff, 0xff}, id) },
-		"EOF":                        func(id []byte) []byte { return slices.Concat([]byte{3, 0, 0, 0}, id, []byte{1}) },
-		"unexpected EOF":             func(id []byte) []byte { return []byte{0, 0} },
-		"answer to request":          func(id []byte) []byte { return []byte{0, 0, 0, 4, 0x70, 0, 0, 0} },
-	} {
-		_, err := ask(answer)
-		require.ErrorContains(t, err, name)
-		require.ErrorContains(t, err, "Heartbeat")
-	}
 }

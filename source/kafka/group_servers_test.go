@@ -101,7 +101,7 @@ func groupLeavesNothingBehind(t *testing.T, c groupCluster) {
 
 	var open atomic.Int32
 	cfg := c.config(t, topic, id)
-	tr := cfg.transport.(*kafkago.Transport)
+	tr := cfg.wire.Transport.(*kafkago.Transport)
 	tr.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
 		conn, err := new(net.Dialer).DialContext(ctx, network, addr)
 		if err != nil {

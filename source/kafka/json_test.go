@@ -1,14 +1,7 @@
 package kafka
 
 import (
-	"encoding/json"
-	"fmt"
-	"slices"
-	"strings"
-	"sync"
 	"testing"
-	"time"
-	"unicode/utf8"
 	"unsafe"
 
 	"github.com/stretchr/testify/require"
@@ -16,425 +9,45 @@ import (
 	"github.com/tumblestream/tumble"
 )
 
-// modelJSON is what JSON(key, timestamp) does, slowly, with encoding/json.
-func modelJSON(doc []byte, key, timestamp string) (tumble.Event, bool) {
-	var all map[string]json.RawMessage // the last of equal names wins
-	if !utf8.Valid(doc) || json.Unmarshal(doc, &all) != nil || all == nil {
-		return tumble.Event{}, false
-	}
-	text := func(name string) (s string) {
-		if raw := all[name]; len(raw) > 0 && raw[0] == '"' && json.Unmarshal(raw, &s) != nil {
-			panic("encoding/json refuses a part of what it accepted")
-		}
-		return s
-	}
-	k := text(key)
-	at, ok := modelRFC3339(text(timestamp))
-	return tumble.Event{Key: k, Time: at}, ok && k != ""
-}
-
-// agree fails t if JSON and its model differ on doc.
-func agree(t *testing.T, doc []byte, key, timestamp string) {
-	t.Helper()
-	after(t, doc, doc, key, timestamp)
-	before := string(doc)
-	got, err := JSON(key, timestamp)(nil, Message{Value: doc})
-	want, ok := modelJSON(doc, key, timestamp)
-	switch {
-	case string(doc) != before:
-		t.Fatalf("%q was changed to %q", before, doc)
-	case (err == nil) != ok:
-		t.Fatalf("%q: %v, model accepts: %v", doc, err, ok)
-	case !ok && len(got) != 0:
-		t.Fatalf("%q: an event beside the error %v", doc, err)
-	case !ok && (len(err.Error()) > 600 || !utf8.ValidString(err.Error())):
-		t.Fatalf("%q: cause is long or not UTF-8: %q", doc, err)
-	case ok && (len(got) != 1 || got[0].Key != want.Key || !got[0].Time.Equal(want.Time)):
-		t.Fatalf("%q: %v, want %v", doc, got, want)
-	}
-}
-
-// after fails unless a decoder says of doc the same whether it has seen another
-// document before or not.
-func after(t *testing.T, seen, doc []byte, key, timestamp string) {
-	t.Helper()
-	decode := JSON(key, timestamp)
-	_, _ = decode(nil, Message{Value: seen})
-	got, err := decode(nil, Message{Value: doc})
-	want, problem := JSON(key, timestamp)(nil, Message{Value: doc})
-	if fmt.Sprint(got, err) != fmt.Sprint(want, problem) {
-		t.Fatalf("%q: %v, %v after %q; else %v, %v", doc, got, err, seen, want, problem)
-	}
-}
-
-func TestJSONAccepts(t *testing.T) {
-	at := time.Date(2023, 10, 1, 12, 34, 56, 789e6, time.UTC)
-	const when = `"t":"2023-10-01T12:34:56.789Z"`
-	for _, c := range []struct{ doc, key string }{
-		{`{"k":"x",` + when + `}`, "x"},
-		{`{` + when + `,"k":"x"}`, "x"},
-		{" \t\r\n{ \"k\" :\t\"x\"\r,\n" + when + " } \n\n", "x"},
-		{`{"k":"x","t":"2023-10-01t14:34:56.789+02:00"}`, "x"},
-		{`{"k":"x","t":"2023-10-01\u005412:34:56\u002e789Z"}`, "x"},
-		// Fields of other names and kinds.
-		{`{"":0,"K":"no","k ":"no","kk":"no","k":"x",` + when + `,"page":"/home"}`, "x"},
-		{`{"a":{"k":"no","t":0},"k":"x",` + when + `,"b":[{"k":"no"}]}`, "x"},
-		// The last of equal names, whatever the others hold.
-		{`{"k":"no","k":"x",` + when + `}`, "x"},
-		{`{"k":7,"k":"","k":"x","t":{},"t":"soon",` + when + `}`, "x"},
-		{`{"\u006b":"no",` + when + `,"k":"x"}`, "x"},
-		{`{"k":"no",` + when + `,"\u006B":"x"}`, "x"},
-		// Escapes in the key.
-		{`{"k":"a\"b\\c\/d\be\ff\ng\rh\ti",` + when + `}`, "a\"b\\c/d\be\ff\ng\rh\ti"},
-		{`{"k":"\u0000\u0041\u00e9\u6771\uFFFF",` + when + `}`, "\x00Aé東\uffff"},
-		{`{"k":"\ud83d\ude00\uD83D\uDE00",` + when + `}`, "😀😀"},
-		{`{"k":"\ud83d",` + when + `}`, "\ufffd"},
-		{`{"k":"\ude00x",` + when + `}`, "\ufffdx"},
-		{`{"k":"\ud83d\n",` + when + `}`, "\ufffd\n"},
-		{`{"k":"\ud83d\u0041",` + when + `}`, "\ufffdA"},
-		{`{"k":"\ud83d\ud83d\ude00",` + when + `}`, "\ufffd😀"},
-		{`{"k":"\ud83dude00",` + when + `}`, "\ufffdude00"},
-		// Any character that need not be escaped.
-		{"{\"k\":\"\x7f é 東京 😀 \u2028\ufeff\U0010ffff\"," + when + `}`, "\x7f é 東京 😀 \u2028\ufeff\U0010ffff"},
-		{`{"k":"` + strings.Repeat("long ", 200_000) + `",` + when + `}`, strings.Repeat("long ", 200_000)},
-	} {
-		events, err := JSON("k", "t")(nil, Message{Value: []byte(c.doc)})
-		require.NoError(t, err, c.doc)
-		require.Equal(t, []tumble.Event{{Key: c.key, Time: at}}, events, c.doc)
-		agree(t, []byte(c.doc), "k", "t")
-	}
-}
-
-func TestJSONRejects(t *testing.T) {
-	const when = `"t":"2023-10-01T12:34:56Z"`
-	const rest = `,"k":"x",` + when + `}`
-	for _, c := range []struct{ doc, cause string }{
-		// Not an object, or more than one.
-		{``, `offset 0: the document ends where an object should be`},
-		{" \n", `offset 2: the document ends where an object should be`},
-		{`null`, `offset 0: invalid character 'n' where an object should be`},
-		{`[{"k":"x",` + when + `}]`, `offset 0: invalid character '[' where an object should be`},
-		{`"x"`, `offset 0: invalid character '"' where an object should be`},
-		{"\x00{}", `offset 0: invalid character '\x00' where an object should be`},
-		{"\ufeff{}", `offset 0: a byte order mark, which JSON does not allow`},
-		{" \ufeff{}", `offset 1: invalid character '\ufeff' where an object should be`},
-		{`{}x`, `offset 2: invalid character 'x' after the object`},
-		{`{} {}`, `offset 3: invalid character '{' after the object`},
-		{"{}\x00", `offset 2: invalid character '\x00' after the object`},
-		{"{}\v", `offset 2: invalid character '\v' after the object`},
-		{"{}\u00a0", `offset 2: invalid character '\u00a0' after the object`},
-		// Not UTF-8, wherever.
-		{"\xff\xfe{\x00}\x00", `offset 0: not valid UTF-8`},
-		{"{\"a\":\"\xc3\"" + rest, `offset 6: not valid UTF-8`},
-		{"{\"a\":\"é\xed\xa0\x80\"" + rest, `offset 8: not valid UTF-8`},
-		{"{\"a\":\"\xc0\x80\"" + rest, `offset 6: not valid UTF-8`},
-		{"{\"a\":\"\xf4\x90\x80\x80\"" + rest, `offset 6: not valid UTF-8`},
-		// Objects and arrays.
-		{`{`, `offset 1: the document ends where a field name should be`},
-		{`{x:1}`, `offset 1: invalid character 'x' where a field name should be`},
-		{`{,}`, `offset 1: invalid character ',' where a field name should be`},
-		{`{"a":1,}`, `offset 7: invalid character '}' where a field name should be`},
-		{`{"a"}`, `offset 4: invalid character '}' where the ':' after a field name should be`},
-		{`{"a"`, `offset 4: the document ends where the ':' after a field name should be`},
-		{`{"a"=1}`, `offset 4: invalid character '=' where the ':' after a field name should be`},
-		{`{"a":}`, `offset 5: invalid character '}' where a value should be`},
-		{`{"a":`, `offset 5: the document ends where a value should be`},
-		{`{"a":'b'}`, `offset 5: invalid character '\'' where a value should be`},
-		{`{"a":/**/1}`, `offset 5: invalid character '/' where a value should be`},
-		{`{"a":1`, `offset 6: the document ends after a field, where ',' or '}' should be`},
-		{`{"a":1]`, `offset 6: invalid character ']' after a field, where ',' or '}' should be`},
-		{`{"a":1 "b":2}`, `offset 7: invalid character '"' after a field, where ',' or '}' should be`},
-		{`{"a":[`, `offset 6: the document ends where a value should be`},
-		{`{"a":[,1]}`, `offset 6: invalid character ',' where a value should be`},
-		{`{"a":[1,]}`, `offset 8: invalid character ']' where a value should be`},
-		{`{"a":[1 2]}`, `offset 8: invalid character '2' after an element, where ',' or ']' should be`},
-		{`{"a":[1}`, `offset 7: invalid character '}' after an element, where ',' or ']' should be`},
-		{`{"a":[1`, `offset 7: the document ends after an element, where ',' or ']' should be`},
-		{`{"a":{"b"}}`, `offset 9: invalid character '}' where the ':' after a field name should be`},
-		// Strings.
-		{`{"a":"b`, `offset 7: the document ends in a string`},
-		{`{"a":"b\"}`, `offset 10: the document ends in a string`},
-		{`{"a`, `offset 3: the document ends in a string`},
-		{"{\"a\":\"12345678\n\"}", `offset 14: invalid character '\n' in a string, where it must be escaped`},
-		{"{\"a\":\"\x1f\"}", `offset 6: invalid character '\x1f' in a string, where it must be escaped`},
-		{`{"a":"\`, `offset 7: the document ends in an escape`},
-		{`{"a":"\x41"}`, `offset 7: invalid character 'x' in an escape`},
-		{`{"a":"\U0041"}`, `offset 7: invalid character 'U' in an escape`},
-		{`{"a":"\é"}`, `offset 7: invalid character 'é' in an escape`},
-		{`{"a":"\u00`, `offset 10: the document ends in a \u escape, where a hexadecimal digit should be`},
-		{`{"a":"\u004g"}`, `offset 11: invalid character 'g' in a \u escape, where a hexadecimal digit should be`},
-		{`{"a":"\u+041"}`, `offset 8: invalid character '+' in a \u escape, where a hexadecimal digit should be`},
-		// Numbers and words.
-		{`{"a":-}`, `offset 6: invalid character '}' in a number, where a digit should be`},
-		{`{"a":-`, `offset 6: the document ends in a number, where a digit should be`},
-		{`{"a":+1}`, `offset 5: invalid character '+' where a value should be`},
-		{`{"a":.5}`, `offset 5: invalid character '.' where a value should be`},
-		{`{"a":01}`, `offset 6: invalid character '1' after a field, where ',' or '}' should be`},
-		{`{"a":-01}`, `offset 7: invalid character '1' after a field, where ',' or '}' should be`},
-		{`{"a":1.}`, `offset 7: invalid character '}' in a number, where a digit should be`},
-		{`{"a":1e}`, `offset 7: invalid character '}' in a number, where a digit should be`},
-		{`{"a":1e+}`, `offset 8: invalid character '}' in a number, where a digit should be`},
-		{`{"a":0x10}`, `offset 6: invalid character 'x' after a field, where ',' or '}' should be`},
-		{`{"a":NaN}`, `offset 5: invalid character 'N' where a value should be`},
-		{`{"a":nul}`, `offset 8: invalid character '}' in null`},
-		{`{"a":tru`, `offset 8: the document ends in true`},
-		{`{"a":falsE}`, `offset 9: invalid character 'E' in false`},
-		{`{"a":nulls}`, `offset 9: invalid character 's' after a field, where ',' or '}' should be`},
-		{`{"a":True}`, `offset 5: invalid character 'T' where a value should be`},
-		// The whole document is checked, behind the fields too.
-		{`{"k":"x",` + when + `,"a":[1,2}`, `offset 44: invalid character '}' after an element, where ',' or ']' should be`},
-		// The key.
-		{`{}`, `field "k" is missing`},
-		{`{` + when + `,"K":"x","a":{"k":"x"}}`, `field "k" is missing`},
-		{`{"k":"",` + when + `}`, `field "k" is an empty string, want a string that is not empty`},
-		{`{"k":0,` + when + `}`, `field "k" is a number, want a string that is not empty`},
-		{`{"k":-1,` + when + `}`, `field "k" is a number, want a string that is not empty`},
-		{`{"k":true,` + when + `}`, `field "k" is a boolean, want a string that is not empty`},
-		{`{"k":false,` + when + `}`, `field "k" is a boolean, want a string that is not empty`},
-		{`{"k":null,` + when + `}`, `field "k" is null, want a string that is not empty`},
-		{`{"k":["x"],` + when + `}`, `field "k" is an array, want a string that is not empty`},
-		{`{"k":{},` + when + `}`, `field "k" is an object, want a string that is not empty`},
-		{`{"k":"x",` + when + `,"k":null}`, `field "k" is null, want a string that is not empty`},
-		// The time.
-		{`{"k":"x"}`, `field "t" is missing`},
-		{`{"k":"x","t":1696163696}`, `field "t" is a number, want an RFC 3339 string`},
-		{`{"k":"x",` + when + `,"t":null}`, `field "t" is null, want an RFC 3339 string`},
-		{`{"k":"x","t":""}`, `field "t": "" is not an RFC 3339 time: too short, want one like 2006-01-02T15:04:05Z`},
-		{`{"k":"x","t":"2023-13-01T12:34:56Z"}`, `field "t": "2023-13-01T12:34:56Z" is not an RFC 3339 time: month out of range`},
-		{`{"k":"x","t":"2023-10-01T12:34:56\n"}`, `field "t": "2023-10-01T12:34:56\n" is not an RFC 3339 time: want Z or a zone like +02:00 after the seconds`},
-		{`{"k":"x","t":"` + strings.Repeat("é", 1000) + `"}`,
-			`field "t": "` + strings.Repeat("é", 32) + `"... is not an RFC 3339 time: want one like 2006-01-02T15:04:05Z`},
-		{`{"k":"x","t":"x` + strings.Repeat("é", 1000) + `"}`,
-			`field "t": "x` + strings.Repeat("é", 31) + `"... is not an RFC 3339 time: want one like 2006-01-02T15:04:05Z`},
-	} {
-		dst := []tumble.Event{{Key: "before"}}
-		events, err := JSON("k", "t")(dst, Message{Value: []byte(c.doc)})
-		require.EqualError(t, err, c.cause, c.doc)
-		require.Equal(t, dst, events, c.doc)
-		agree(t, []byte(c.doc), "k", "t")
-	}
-}
-
-// TestJSONValues puts values, good and bad, where a decoder that does not look
-// would let them pass: in a field that nobody asked for, in an array, in a
-// nested object.
-func TestJSONValues(t *testing.T) {
-	good := []string{
-		`0`, `-0`, `1`, `-12`, `10`, `0.0`, `-0.50`, `1e5`, `1E5`, `1e+05`, `0e-0`, `1.5e300`, `1e99999`, `-123456789012345678901234567890.5`,
-		`true`, `false`, `null`, `""`, `"a"`, `"\u0000"`, `"\uD800"`, `"\uDC00\uD800"`, `"\uABCD\uabcd"`, "\"\x7f\"", "\"\u2028\"", `"/\/"`,
-		`[]`, `[ ]`, `[[]]`, `[0]`, "[\t1 ,\r\n2 ]", `["a",null,{}]`, `{}`, `{ }`, `{"":0}`, `{"a":{"a":{}}}`, `{"a":1,"a":2}`, `{"k":1,"t":[]}`,
-	}
-	bad := []string{
-		``, ` `, `-`, `+1`, `--1`, `01`, `-01`, `00`, `.1`, `1.`, `-.1`, `1.e1`, `1e`, `1e+`, `1e1.5`, `1_000`, `1 000`, `0x1`, `1f`, `Infinity`, `-Infinity`, `NaN`,
-		"\uff11", `1,`, `,1`, `tru`, `truee`, `TRUE`, `nil`, `undefined`, `nullnull`, `"`, `"a`, `a"`, `'a'`, `"\"`, `"\a"`, `"\0"`, `"\'"`, `"\u"`, `"\u12"`, `"\u123"`,
-		`"\u12G4"`, `"\u 123"`, `"\ud800\u"`, "\"\x00\"", "\"\t\"", "\"\n\"", "\"\\\n\"", "\"a\x1f\"", "\"\x80\"", "\"\xe9\"", "\"\xed\xa0\x80\"", "\"\xf5\x80\x80\x80\"",
-		`[`, `]`, `[1`, `[1,`, `[,]`, `[1,]`, `[,1]`, `[1,,2]`, `[1 2]`, `[1}`, `["a":1]`, `[1]]`, `[[1]`, `{`, `{]`, `{"a"`, `{"a":`, `{"a":1`, `{"a":1,`, `{"a":1,}`,
-		`{,}`, `{"a" 1}`, `{"a"::1}`, `{"a":1:2}`, `{"a","b"}`, `{a:1}`, `{1:1}`, `{null:1}`, `{'a':1}`, `{"a":1 "b":2}`, `{"a":1;"b":2}`, `{[]:1}`, `{"a":1}}`,
-		"\v", "\f", "\u00a0", "\u200b1", "\ufeff1", `//`, `/**/1`, `1//`, `#`, "`a`", "\x00", "1\x00",
-	}
-	for _, around := range []string{
-		`{"k":"x","t":"2023-10-01T12:34:56Z","v":%s}`,
-		`{"v":%s,"k":"x","t":"2023-10-01T12:34:56Z"}`,
-		`{"v":[1,%s],"k":"x","t":"2023-10-01T12:34:56Z"}`,
-		`{"k":"x","t":"2023-10-01T12:34:56Z","v":{"k": %s }}`,
-	} {
-		for _, v := range good {
-			doc := fmt.Sprintf(around, v)
-			_, err := JSON("k", "t")(nil, Message{Value: []byte(doc)})
-			require.NoError(t, err, doc)
-			agree(t, []byte(doc), "k", "t")
-		}
-		for _, v := range bad {
-			doc := fmt.Sprintf(around, v)
-			_, err := JSON("k", "t")(nil, Message{Value: []byte(doc)})
-			require.Error(t, err, doc)
-			agree(t, []byte(doc), "k", "t")
-		}
-	}
-}
-
-// TestJSONChanged changes a document in one place, every place and every way:
-// a byte less, another byte, a byte more, and the end cut off.
-func TestJSONChanged(t *testing.T) {
-	for _, doc := range []string{
-		click,
-		`{"user_id":"a\u00e9\ud83d\ude00","timestamp":"2023-10-01T12:34:56+02:00"}`,
-		"{ \"n\":[-0.5e+1,0,{}], \"é\":true,\"user_id\":\"é東😀, and more than 16 bytes\",\n\"timestamp\":\"2024-02-29T23:59:59z\" }\n",
-	} {
-		agree(t, []byte(doc), "user_id", "timestamp")
-		for i := range doc {
-			agree(t, []byte(doc[:i]), "user_id", "timestamp")
-			agree(t, []byte(doc[:i]+doc[i+1:]), "user_id", "timestamp")
-			for c := range 256 {
-				agree(t, []byte(doc[:i]+string([]byte{byte(c)})+doc[i+1:]), "user_id", "timestamp")
-				agree(t, []byte(doc[:i]+string([]byte{byte(c)})+doc[i:]), "user_id", "timestamp")
-			}
-		}
-	}
-}
-
-func TestJSONDepth(t *testing.T) {
-	nested := func(open, close string, n int) []byte {
-		return []byte(`{"k":"x","t":"2023-10-01T12:34:56Z","v":` + strings.Repeat(open, n) + "0" + strings.Repeat(close, n) + `}`)
-	}
+func TestJSON(t *testing.T) {
 	decode := JSON("k", "t")
-	for _, c := range []struct{ open, close string }{{"[", "]"}, {`{"k":`, "}"}} {
-		// The document itself is one level.
-		deepest := nested(c.open, c.close, maxDepth-1)
-		_, err := decode(nil, Message{Value: deepest})
-		require.NoError(t, err)
-		agree(t, deepest, "k", "t")
-
-		deeper := nested(c.open, c.close, maxDepth)
-		_, err = decode(nil, Message{Value: deeper})
-		require.ErrorContains(t, err, "objects and arrays nested more than 10000 deep")
-		agree(t, deeper, "k", "t")
-
-		_, err = decode(nil, Message{Value: nested(c.open, "", 10_000_000)})
-		require.ErrorContains(t, err, "objects and arrays nested more than 10000 deep")
-	}
-}
-
-func TestJSONNames(t *testing.T) {
-	long := strings.Repeat("name", 100)
-	for _, c := range []struct{ key, timestamp, doc string }{
-		{"", "t", `{"":"x","t":"2023-10-01T12:34:56Z"}`},
-		{"é\n", "\x00", `{"\u00e9\n":"2023-10-01T12:34:56Z","\u0000":"2023-10-01T12:34:56Z"}`},
-		{"é\n", "t", `{"é\n":"x","t":"2023-10-01T12:34:56Z"}`},
-		{"\ufffd", "t", `{"\ud800":"x","t":"2023-10-01T12:34:56Z"}`},
-		{long, "t", `{"\u006e` + long[1:] + `":"x","t":"2023-10-01T12:34:56Z"}`},
-		{"t", "t", `{"t":"2023-10-01T12:34:56Z"}`}, // one field for both
-	} {
-		events, err := JSON(c.key, c.timestamp)(nil, Message{Value: []byte(c.doc)})
-		require.NoError(t, err, c.doc)
-		require.Len(t, events, 1, c.doc)
-		agree(t, []byte(c.doc), c.key, c.timestamp)
-	}
-
-	_, err := JSON(strings.Repeat("x", 10_000), "t")(nil, Message{Value: []byte(`{}`)})
-	require.EqualError(t, err, `field "`+strings.Repeat("x", 64)+`"... is missing`)
-}
-
-func TestJSONTombstone(t *testing.T) {
-	dst := []tumble.Event{{Key: "before"}}
-	events, err := JSON("k", "t")(dst, Message{Key: []byte("x")})
-	require.NoError(t, err)
-	require.Equal(t, dst, events)
-
-	// Empty is not null.
-	_, err = JSON("k", "t")(dst, Message{Value: []byte{}})
-	require.Error(t, err)
-}
-
-// TestJSONBorrows wants the event appended, its key a part of the value, and no
-// allocation; with escapes, a key of its own.
-func TestJSONBorrows(t *testing.T) {
-	decode := JSON("user_id", "timestamp")
-	m := Message{Value: []byte(click)}
-	events, err := decode([]tumble.Event{{Key: "before"}}, m)
+	value := []byte(`{"k":"ann","t":"2023-10-01T12:34:56Z"}`)
+	events, err := decode([]tumble.Event{{Key: "before"}}, Message{Value: value})
 	require.NoError(t, err)
 	require.Len(t, events, 2)
 	require.Equal(t, "before", events[0].Key)
-	require.Equal(t, "user_123", events[1].Key)
-	require.Same(t, &m.Value[strings.Index(click, "user_123")], unsafe.StringData(events[1].Key))
-	require.Zero(t, testing.AllocsPerRun(100, func() { events, _ = decode(events[:0], m) }))
+	require.Equal(t, "ann", events[1].Key)
+	require.Same(t, &value[6], unsafe.StringData(events[1].Key)) // borrowed
+	require.Zero(t, testing.AllocsPerRun(100, func() { events, _ = decode(events[:0], Message{Value: value}) }))
 
-	m.Value = []byte(`{"\u0075ser_id":"a\tb","timestamp":"2023-10-01T12:34:56Z"}`)
-	require.LessOrEqual(t, testing.AllocsPerRun(100, func() { events, _ = decode(events[:0], m) }), 1.0)
-	clear(m.Value)
-	require.Equal(t, "a\tb", events[0].Key)
-}
+	dst := []tumble.Event{{Key: "before"}}
+	events, err = decode(dst, Message{Value: []byte(`{"k":"ann"}`)})
+	require.EqualError(t, err, `field "t" is missing`)
+	require.Equal(t, dst, events)
 
-// A decoder takes the shape of what it has seen: documents of the same shape
-// with all kinds of strings, those of nearly the same shape, and those that end
-// early must be told apart.
-func TestJSONShape(t *testing.T) {
-	const doc = `{"user_id":"ann","a":[1,"x"],"timestamp":"2023-10-01T12:34:56Z","b":{"user_id":""}}`
-	for i := range doc {
-		after(t, []byte(doc), []byte(doc[:i]), "user_id", "timestamp")
-		for c := range 256 {
-			changed := []byte(doc)
-			changed[i] = byte(c)
-			after(t, []byte(doc), changed, "user_id", "timestamp")
-			after(t, []byte(doc), slices.Insert([]byte(doc), i, byte(c)), "user_id", "timestamp")
-		}
-		after(t, []byte(doc), slices.Delete([]byte(doc), i, i+1), "user_id", "timestamp")
-	}
-	for _, value := range []string{"", "é", strings.Repeat("x", 100), "seven-7", "eight-8!", `\\`, `\"`, "\x7f", "\x80", "\x1f", "\x00"} {
-		after(t, []byte(doc), []byte(strings.Replace(doc, "ann", value, 1)), "user_id", "timestamp")
-		after(t, []byte(doc), []byte(strings.Replace(doc, `"x"`, `"`+value+`"`, 1)), "user_id", "timestamp")
-	}
-	var seen shapes
-	for _, doc := range []string{doc, click} {
-		found, err := fields([]byte(doc), &[2]string{"user_id", "timestamp"})
-		require.NoError(t, err)
-		seen.learn([]byte(doc), &found)
-		var matched [2]field
-		require.True(t, seen.last.Load().match([]byte(strings.Replace(doc, "12:34", "12:35", 1)), &matched))
-		require.Equal(t, found, matched)
-	}
-	none := strings.Replace(click, "user_123", `user\u0031`, 1)
-	found, err := fields([]byte(none), &[2]string{"user_id", "timestamp"})
+	events, err = decode(dst, Message{Key: []byte("x")}) // a tombstone
 	require.NoError(t, err)
-	seen.learn([]byte(none), &found)
-	require.False(t, seen.last.Load().match([]byte(none), &found))
-	require.False(t, seen.last.Load().match(nil, &found))
+	require.Equal(t, dst, events)
+
+	_, err = decode(dst, Message{Value: []byte{}}) // empty is not null
+	require.Error(t, err)
 }
 
-func TestJSONConcurrent(t *testing.T) {
+// TestJSONLearns wants the record's offset to choose the records whose shape is
+// learned. Learning allocates.
+func TestJSONLearns(t *testing.T) {
 	decode := JSON("k", "t")
-	var wg sync.WaitGroup
-	for n := range 8 {
-		wg.Go(func() {
-			key := strings.Repeat("é", n+1)
-			good := Message{Value: fmt.Appendf(nil, `{"k":"\u00e9%s","t":"2023-10-01T12:34:0%dZ"}`, key[2:], n)}
-			bad := Message{Value: fmt.Appendf(nil, `{"k":"%s"}`, key)}
-			for range 1000 {
-				events, err := decode(nil, good)
-				if err != nil || events[0].Key != key || events[0].Time.Second() != n {
-					t.Errorf("%v, %v", events, err)
-				}
-				if _, err := decode(nil, bad); err == nil || err.Error() != `field "t" is missing` {
-					t.Error(err)
-				}
+	values := [][]byte{[]byte(`{"k":"ann","t":"2023-10-01T12:34:56Z"}`), []byte(`{"t":"2023-10-01T12:34:56Z","k":"ann"}`)}
+	events := make([]tumble.Event, 0, 1)
+	learned := func(offset int64) bool {
+		return testing.AllocsPerRun(10, func() {
+			for _, value := range values {
+				var err error
+				events, err = decode(events[:0], Message{Value: value, Offset: offset})
+				require.NoError(t, err)
 			}
-		})
+		}) > 0
 	}
-	wg.Wait()
-}
-
-// FuzzJSON compares with encoding/json: on which documents are valid, and on
-// the key and the time of those that are.
-func FuzzJSON(f *testing.F) {
-	for _, doc := range []string{
-		click,
-		"{ \"a\" : [ 1, -0.5e+1, true, false, null, {\"user_id\":[]} ],\r\n\t\"user_id\":\"é\\ud83d\\ude00\",\"timestamp\":\"2023-10-01t12:34:56+02:00\"}",
-		`{"user_id":1,"user_id":"x","\u0074imestamp":"2023-10-01T12:34:56\u005a","timestamp":"2016-12-31T23:59:60Z"}`,
-		`{"user_id":"\ud800\ud800\udc00\n","timestamp":"2023-10-01T12:34:56.1234567891Z"} {}`,
-		"\ufeff{\"user_id\":\"\xed\xa0\x80\"}", `[{}]`, `{"a":01}`, `{"a":"\x"}`, "{\"a\":\"\x1f\"}",
-	} {
-		f.Add([]byte(doc), []byte(click), "user_id", "timestamp")
-	}
-	f.Add([]byte(`{"k":"x","t":"2023-10-01T12:34:56Z"}`), []byte(`{"k":"","t":"2023-10-01T12:34:56Z"}`), "k", "t")
-	f.Add([]byte(`{"k":"x","k":"y","n":1,"t":"2023-10-01T12:34:56Z"}`), []byte(`{"k":"\"","k":"yy","n":2,"t":"2023-10-01T12:34:56Z"}`), "k", "t")
-	f.Add([]byte(`{"":"2023-10-01T12:34:56Z"}`), []byte(`{"":"2023-10-01T12:34:56+01:00"}`), "", "")
-	f.Add([]byte(`{"\ud800":"x","t":"2023-10-01T12:34:56Z"}`), []byte{}, "\ufffd", "t")
-	f.Fuzz(func(t *testing.T, doc, other []byte, key, timestamp string) {
-		if doc == nil {
-			doc = []byte{} // null is a tombstone, not a document
-		}
-		agree(t, doc, key, timestamp)
-		after(t, doc, other, key, timestamp)
-		after(t, other, doc, key, timestamp)
-		// Most of what the fuzzer makes lacks a field. Then only an error that
-		// says so, and no other, means that the document is valid.
-		var found [2]field
-		found, err := fields(doc, &[2]string{key, timestamp})
-		if valid := utf8.Valid(doc) && json.Valid(doc) && doc[space(doc, 0)] == '{'; (err == nil) != valid {
-			t.Fatalf("%q: %v, encoding/json finds it an object: %v", doc, err, valid)
-		}
-		if err == nil && found[0] != found[1] && key == timestamp {
-			t.Fatalf("%q: one name, two fields: %v", doc, found)
-		}
-	})
+	require.False(t, learned(62))
+	require.True(t, learned(63))
 }

@@ -8,13 +8,13 @@ import (
 	"github.com/tumblestream/tumble"
 )
 
-// A Message is one Kafka record, as a [Decode] sees it. What its slices point
-// to is borrowed: it is overwritten after the next Fetch of the partition.
+// A Message is one Kafka record, as a [Decode] sees it. Its slices are borrowed:
+// their bytes are overwritten after the next Fetch of the partition.
 type Message struct {
 	Topic     string
 	Partition int32
 	Offset    int64
-	Time      time.Time // the record's timestamp, UTC; of a topic with LogAppendTime the broker's; zero: none
+	Time      time.Time // the record's timestamp, UTC, or the broker's if the topic has LogAppendTime; zero if there is none
 	Key       []byte    // nil: null
 	Value     []byte    // nil: null, a tombstone
 
@@ -22,8 +22,8 @@ type Message struct {
 	count   int64  // of headers
 }
 
-// Headers yields the record's headers in order; a null value is nil. Nothing is
-// read of them until it is ranged over.
+// Headers yields the record's headers in order. A null value is nil. They are read
+// only as far as they are ranged over.
 func (m Message) Headers() iter.Seq2[string, []byte] {
 	return func(yield func(string, []byte) bool) {
 		b := m.headers
@@ -50,11 +50,11 @@ func (m Message) Headers() iter.Seq2[string, []byte] {
 	}
 }
 
-// Decode appends the events of one record to dst and returns it. It sets Key
-// and Time; the source sets Offset. No event and no error: the record holds
-// nothing to count and is skipped. An error: it is rejected, and what was
-// appended is dropped. A Key may alias m's slices.
+// Decode appends the events of one record to dst and returns it. It sets Key and
+// Time, the source sets Offset. A record without an event or an error is skipped,
+// as it holds nothing to count. One with an error is rejected, and its events are
+// dropped. A Key may alias m's slices.
 //
-// It is called from several goroutines at once, and more than once for a record
-// that is read again; it must answer the same each time.
+// Decode is called from several goroutines at once, and again for a record that is
+// read again. It must return the same each time.
 type Decode func(dst []tumble.Event, m Message) ([]tumble.Event, error)

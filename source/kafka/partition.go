@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"time"
 
 	"github.com/tumblestream/tumble"
@@ -15,7 +14,7 @@ const (
 	// chunkEvents is about how many events a Chunk holds: enough to pay for the
 	// call, few enough to stay in the processor's cache.
 	chunkEvents = 1024
-	// quiet is how long Fetch waits at most; the contract allows 500 ms.
+	// quiet is how long Fetch waits at most. The contract allows 500 ms.
 	quiet = 400 * time.Millisecond
 	// pulse is the least time between two empty Chunks.
 	pulse = 200 * time.Millisecond
@@ -27,38 +26,32 @@ var (
 	maxTime = time.Date(2200, 1, 1, 0, 0, 0, 0, time.UTC).Unix()
 )
 
-// fatalError ends the run; nothing that is tried again helps.
-type fatalError struct{ err error }
-
-func (f *fatalError) Error() string { return f.err.Error() }
-
-// A partition hands out the events of one partition while it is assigned to
-// this process. The consuming goroutine owns what is not said to be the
-// fetcher's.
+// A partition hands out the events of one partition while it is assigned to this
+// process. Except for feed, its fields belong to the consuming goroutine.
 type partition struct {
 	src   *Source
 	fetch *fetcher
 	n     int32
 	id    string
-	end   int64   // with UntilEnd: where to stop; else -1
+	end   int64   // with UntilEnd: where to stop, else -1
 	about *report // shared by all that read this partition in this process
 
-	pos    int64 // where reading is; -1: nowhere yet
-	epoch  int32 // of the record before pos; -1: unknown
+	pos    int64 // next offset to read, -1 before the first Fetch
+	epoch  int32 // of the record before pos, -1 if unknown
 	filter filter
 	reader batchReader
 	spent  []*buffer // nothing but the last Chunk needs them
 	events []tumble.Event
-	failed error     // what follows the last Chunk
+	failed error     // to be returned after the last Chunk
 	shown  time.Time // AsOf of the last Chunk
 	spoke  time.Time // when the last Chunk was returned
 	timer  *time.Timer
 
 	rejected, skipped int64 // in the Chunk at hand
 
-	served   context.Context // ends when the partition must be given up; for OnReject
-	telling  *telling        // the record after pos, which must be told of before it is passed; nil: none
-	lastTold *telling        // the last that began, perhaps dropped; nil: none
+	served   context.Context // for OnReject: ends when the partition must be given up
+	telling  *telling        // the record after pos, which waits for OnReject, nil for none
+	lastTold *telling        // the last that began, perhaps dropped, nil for none
 
 	feed feed // the fetcher's
 }
@@ -91,7 +84,7 @@ func (p *partition) Fetch(ctx context.Context, from tumble.Position) (tumble.Chu
 	var until time.Time
 	for {
 		if p.feed.cut.Load() {
-			p.seek(from) // what was read ahead is not in the log any more
+			p.seek(from) // the log does not hold the prefetched records any more
 		}
 		if p.failed == nil {
 			p.failed = p.read(from.Offset)
@@ -179,7 +172,7 @@ func (p *partition) chunk(end int64, asOf time.Time) tumble.Chunk {
 	return c
 }
 
-// trouble makes of err what Fetch returns.
+// trouble makes of err the error that Fetch returns.
 func (p *partition) trouble(from tumble.Position, err error) error {
 	if fatal := new(fatalError); errors.As(err, &fatal) {
 		fatal = &fatalError{p.errorf(from, fatal.err)}
@@ -192,19 +185,19 @@ func (p *partition) trouble(from tumble.Position, err error) error {
 	return p.errorf(from, err)
 }
 
-// seek drops what was read ahead and goes on at from.
+// seek drops prefetched records and goes on at from.
 func (p *partition) seek(from tumble.Position) {
 	p.drop()
 	p.pos, p.epoch = from.Offset, from.Epoch
 	p.fetch.seek(p, from)
 }
 
-// halt drops what was read ahead; the next Fetch seeks.
+// halt drops prefetched records, so that the next Fetch seeks.
 func (p *partition) halt() {
 	p.seek(tumble.Position{Offset: -1, Epoch: -1})
 }
 
-// drop lets go of what is being read.
+// drop lets go of the records at hand.
 func (p *partition) drop() {
 	p.dropTelling()
 	p.reader.close(&p.spent)
@@ -291,11 +284,11 @@ func (p *partition) decode(r *record) error {
 
 // judge gives the events of r their offset and looks at their times.
 func (p *partition) judge(events []tumble.Event, r *record) error {
-	ahead := p.src.cfg.MaxAhead
-	judged := ahead >= 0 && !r.Time.IsZero()
-	soon := maxTime // an event before that second is not too far ahead
+	skew := p.src.cfg.MaxSkew
+	judged := skew >= 0 && !r.Time.IsZero()
+	soon := maxTime // an event before that second is within skew
 	if judged {
-		soon = min(soon, r.ms/1000+int64(ahead/time.Second))
+		soon = min(soon, r.ms/1000+int64(skew/time.Second))
 	}
 	for i := range events {
 		e := &events[i]
@@ -307,134 +300,11 @@ func (p *partition) judge(events []tumble.Event, r *record) error {
 		if s < minTime || s >= maxTime {
 			return fmt.Errorf("event time %s is not in the years 1700 to 2199", e.Time.UTC().Format(time.RFC3339))
 		}
-		if judged && e.Time.After(r.Time.Add(ahead)) {
-			return fmt.Errorf("event time %s is more than %v beyond the record's own, %s", e.Time.UTC().Format(time.RFC3339Nano), ahead, r.Time.Format(time.RFC3339Nano))
+		if judged && e.Time.After(r.Time.Add(skew)) {
+			return fmt.Errorf("event time %s is more than %v beyond the record's own, %s", e.Time.UTC().Format(time.RFC3339Nano), skew, r.Time.Format(time.RFC3339Nano))
 		}
 	}
 	return nil
-}
-
-// A filter knows which transactions of a segment were aborted.
-type filter struct {
-	aborted []abortedTxn // to come, by first offset
-	active  []int64      // producers inside one
-}
-
-type abortedTxn struct{ producer, first int64 }
-
-// drops reports whether the batch gives no records to anyone: a marker, or part
-// of an aborted transaction.
-func (f *filter) drops(b *batch) (bool, error) {
-	if !b.txn() {
-		return b.marks(), nil
-	}
-	// Also at a marker: reading may begin there.
-	for len(f.aborted) > 0 && f.aborted[0].first < b.next() {
-		if !slices.Contains(f.active, f.aborted[0].producer) {
-			f.active = append(f.active, f.aborted[0].producer)
-		}
-		f.aborted = f.aborted[1:]
-	}
-	if b.marks() {
-		abort, err := b.aborts()
-		if i := slices.Index(f.active, b.producer); abort && i >= 0 {
-			f.active = slices.Delete(f.active, i, i+1)
-		}
-		return true, err
-	}
-	return slices.Contains(f.active, b.producer), nil
-}
-
-// A batchReader goes through a segment, batch by batch, record by record.
-type batchReader struct {
-	unpack unpacker
-	seg    *segment // nil: none
-	rest   []byte   // batches to come
-	batch  batch
-	walker walker
-	inside bool    // of batch
-	plain  *buffer // what batch was decompressed to; nil: it lies in the segment
-}
-
-type status int
-
-const (
-	atRecord status = iota
-	atBatchEnd
-	atSegmentEnd
-)
-
-func (r *batchReader) begin(s *segment) {
-	r.seg, r.rest, r.inside = s, s.data, false
-}
-
-// next sets rec to the next record at or after from. What is read to its end
-// goes to spent.
-func (r *batchReader) next(rec *record, f *filter, from int64, spent *[]*buffer) (st status, err error) {
-	for r.seg != nil {
-		if !r.inside {
-			if len(r.rest) == 0 {
-				err = r.seg.err
-				r.close(spent)
-				return atSegmentEnd, err
-			}
-			if r.rest, err = r.batch.parse(r.rest); err != nil {
-				return atRecord, err
-			}
-			if err = r.batch.check(); err != nil {
-				return atRecord, fmt.Errorf("batch at offset %d: %w", r.batch.base, err)
-			}
-			drop, err := f.drops(&r.batch)
-			if err != nil {
-				return atRecord, err
-			}
-			if drop || r.batch.next() <= from {
-				return atBatchEnd, nil
-			}
-			records := r.batch.records
-			if c := r.batch.codec(); c != codecNone {
-				if r.plain, err = r.unpack.unpack(c, records); err != nil {
-					return atRecord, fmt.Errorf("batch at offset %d: %w", r.batch.base, err)
-				}
-				records = r.plain.b
-			}
-			r.walker, r.inside = walk(&r.batch, records), true
-		}
-		ok, err := r.walker.next(rec)
-		if err != nil {
-			return atRecord, fmt.Errorf("batch at offset %d: %w", r.batch.base, err)
-		}
-		if !ok {
-			r.leave(spent)
-			return atBatchEnd, nil
-		}
-		if rec.Offset >= from {
-			return atRecord, nil
-		}
-	}
-	return atSegmentEnd, nil
-}
-
-// leaves reports whether the next batch is of another leader epoch.
-func (r *batchReader) leaves(epoch int32) bool {
-	next, ok := batchEpoch(r.rest)
-	return ok && next != epoch
-}
-
-func (r *batchReader) leave(spent *[]*buffer) {
-	if r.plain != nil {
-		*spent = append(*spent, r.plain)
-	}
-	r.plain, r.inside = nil, false
-}
-
-// close lets go of the segment.
-func (r *batchReader) close(spent *[]*buffer) {
-	r.leave(spent)
-	if r.seg != nil {
-		*spent = append(*spent, r.seg.buf)
-	}
-	r.seg, r.rest = nil, nil
 }
 
 var (

@@ -63,7 +63,7 @@ func (p *partition) tell(m Message, cause error) {
 		if before != nil {
 			<-before.ended
 		}
-		for wait := tellFirst; ctx.Err() == nil; wait = min(2*wait, tellMax) {
+		for retry := (backoff{first: tellFirst, most: tellMax}); ctx.Err() == nil; {
 			err := p.src.cfg.OnReject(ctx, r)
 			if err == nil {
 				close(t.told)
@@ -72,7 +72,7 @@ func (p *partition) tell(m Message, cause error) {
 			t.mu.Lock()
 			t.err = err
 			t.mu.Unlock()
-			pause(ctx, jitter(wait))
+			pause(ctx, retry.next())
 		}
 	}()
 }
@@ -97,7 +97,7 @@ func (t *telling) hasTold(wait time.Duration) bool {
 	}
 }
 
-// trouble returns what keeps the record from being told; nil: nothing yet.
+// trouble returns the error that keeps the record from being told, if any.
 func (t *telling) trouble() error {
 	t.mu.Lock()
 	err := t.err
@@ -182,13 +182,6 @@ func (p *partition) passTold(wait time.Duration) (passed bool, err error) {
 	return true, nil
 }
 
-// passed reports whether the record at a position has been told of.
-func (r *report) passed(offset int64, epoch int32) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return offset < r.upTo && epoch <= r.epoch
-}
-
 func rejectedError(offset int64, cause error) error {
 	return &fatalError{fmt.Errorf("record at offset %d rejected: %w", offset, cause)}
 }
@@ -226,4 +219,52 @@ func (r *rarely) now() (silence int64, ok bool) {
 		silence, r.last, r.silence = r.silence, now, 0
 	}
 	return silence, true
+}
+
+// A report remembers up to which record of a partition rejects and skips were
+// told. Offsets of one log are read in order, so one number is enough. In a log
+// that was truncated an offset comes again, in a later epoch.
+type report struct {
+	mu    sync.Mutex
+	log   string
+	upTo  int64
+	epoch int32 // of the record before upTo, -1 if unknown
+}
+
+// begin notes which log is read from now on.
+func (r *report) begin(log string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.log != log {
+		r.log, r.upTo, r.epoch = log, 0, -1
+	}
+}
+
+// cut notes that the log was truncated at an offset. If there are epochs, they
+// say more: the lanes of a truncated log come here one after the other, and
+// records behind the offset may have been told of since.
+func (r *report) cut(offset int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.epoch < 0 {
+		r.upTo = min(r.upTo, offset)
+	}
+}
+
+// once reports whether the record at a position has not been told of.
+func (r *report) once(offset int64, epoch int32) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if offset < r.upTo && epoch <= r.epoch {
+		return false
+	}
+	r.upTo, r.epoch = offset+1, epoch
+	return true
+}
+
+// passed reports whether the record at a position has been told of.
+func (r *report) passed(offset int64, epoch int32) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return offset < r.upTo && epoch <= r.epoch
 }

@@ -370,7 +370,7 @@ func rejectsWhatPipelinesReject(t *testing.T, c cluster) {
 	h := &hook{t: t}
 	var log strings.Builder
 	cfg := c.config(topic, 0)
-	cfg.MaxAhead = -1
+	cfg.MaxSkew = -1
 	cfg.UntilEnd = true
 	cfg.OnReject = h.reject
 	cfg.Decode = func(dst []tumble.Event, m Message) ([]tumble.Event, error) {

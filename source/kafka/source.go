@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,165 +15,33 @@ import (
 	kafkago "github.com/segmentio/kafka-go"
 
 	"github.com/tumblestream/tumble"
+	"github.com/tumblestream/tumble/source/kafka/internal/wire"
 )
 
-// Start is where counting begins in a topic of which the sink knows nothing.
-type Start int
-
-// Earliest is the first record that is still there, Latest the end of the log.
-const (
-	Earliest Start = iota
-	Latest
-)
-
-// A Policy says what becomes of a checkpoint whose log is no longer what it
-// was.
-type Policy int
-
-// Fail stops the pipeline with an error that names what is lost. GoOn counts
-// what is there.
-const (
-	Fail Policy = iota
-	GoOn
-)
-
-// Config says what a Source reads, and how. Brokers, Topic and Decode are
-// required.
-type Config struct {
-	// Brokers are addresses, "host:port", of some of the cluster's brokers; the
-	// others are found through them.
-	Brokers []string
-	// Transport connects to the brokers: TLS and SASL are set there. Its
-	// MetadataTopics should be Topic alone and its MetadataTTL about 2 seconds.
-	// The caller closes it. Defaults to a Transport of the Source's own.
-	Transport kafkago.RoundTripper
-	// ClientID is what the brokers call this process in logs and quotas.
-	// Defaults to "tumble".
-	ClientID string
-
-	// Topic is read. It must exist; it is never created by reading it.
-	Topic string
-	// Group, a consumer group, shares the partitions out between processes. All
-	// of them must count into the same place by the same definition, or each
-	// place would hold a part of the events. A process whose sink has another
-	// name, store or definition than its members' does not join: Run returns an
-	// error that names both. A new name needs a new Group.
-	//
-	// This is not checked of consumers of another make in the group, nor while
-	// one of these, or the broker, shares the partitions out. And it cannot be
-	// noticed if two processes of one name have different Decodes: see there.
-	Group string
-	// InstanceID makes this process a static member of Group: a restart within
-	// SessionTimeout keeps its partitions and moves nobody else's. It must
-	// differ between the processes of a group. Defaults to a dynamic member.
-	InstanceID string
-	// SessionTimeout is after how long a silence the group gives the partitions
-	// of this process to others. Defaults to 45 seconds.
-	SessionTimeout time.Duration
-	// RebalanceTimeout bounds how long the group waits for members that flush.
-	// Defaults to 60 seconds.
-	RebalanceTimeout time.Duration
-	// Partitions is what this process reads if there is no Group. Defaults to
-	// all of the topic, also those that are added later.
-	Partitions []int32
-
-	// Decode makes events of records, see JSON. It decides what is counted, and
-	// is no part of what the sink compares: two processes that count under one
-	// name with different Decodes, or one that is started with another Decode
-	// than before, mix two kinds of counts, and nothing can notice. Another
-	// Decode needs a new name, and a new Group.
-	Decode Decode
-	// MaxAhead is how far beyond its record's timestamp an event may be; one
-	// further ahead is rejected with its record. A record without a timestamp
-	// is not judged. Defaults to 1 hour; negative: no limit.
-	MaxAhead time.Duration
-	// OnReject is told of each record that Decode could not understand or whose
-	// event time is out of range, such as DeadLetters.Write. The record is
-	// passed, and counted as rejected, once OnReject has returned nil: that is
-	// once per process, unless reading goes elsewhere before it is noticed.
-	//
-	// After an error it is called again, 50 milliseconds later, doubling to 5
-	// seconds. Meanwhile the partition waits in front of the record, its state
-	// in Stats tells the error, and other partitions go on. ctx ends when the
-	// partition must be given up: a record that OnReject has not returned nil
-	// for is not passed then, and is rejected again by whoever goes on. So each
-	// is told of at least once. OnReject must return soon after ctx has ended,
-	// as Run waits for it. It is called by one goroutine at a time for each
-	// partition, and by those of several partitions at once.
-	//
-	// Defaults to a line in the log, one in 10 seconds at most.
-	OnReject func(ctx context.Context, r Rejected) error
-	// FailOnReject stops the pipeline at such a record, after OnReject was told
-	// of it. It is not passed.
-	FailOnReject bool
-
-	// Start is where counting begins if the sink holds nothing of this topic.
-	// Defaults to Earliest.
-	Start Start
-	// OnGap says what happens when retention has deleted records before they
-	// were counted: Fail, the default, stops Run with an error that names their
-	// offsets. GoOn counts from the earliest record that is left and adds the
-	// deleted ones to Stats.Lost.
-	OnGap Policy
-	// OnTruncated says what happens when the log no longer holds records that
-	// were counted, as after an unclean leader election or a broker's power
-	// loss: Fail, the default, stops Run with an error that names the offsets.
-	// GoOn goes on at the offset where the logs part. The counts of the removed
-	// records stay and are added to Stats.Lost; the records written in their
-	// place are counted. A log that has grown past the counted offset since is
-	// recognized by its leader epochs. Only where a broker or the sink does not
-	// know them, the log must end before that offset to be recognized, and the
-	// logs are taken to part at its end.
-	OnTruncated Policy
-	// OnRecreated says what happens when the topic was deleted and created
-	// again: Fail, the default, stops Run with an error. GoOn counts the new
-	// topic from its start, in addition to what was counted, and adds to
-	// Stats.Lost what of the old one may not have been.
-	OnRecreated Policy
-	// UntilEnd ends each partition (io.EOF) once it was read up to where it
-	// ended when Partitions was first called, and Run when all of them have.
-	UntilEnd bool
-
-	// MaxWait is how long a broker may wait for records before it answers that
-	// there are none. Records that arrive are not held back by it. Defaults to
-	// 250 milliseconds; at most 400.
-	MaxWait time.Duration
-	// MaxBuffered bounds the bytes of records read ahead, over all partitions.
-	// What a single batch needs comes on top. Defaults to 64 MiB; at least 1 MiB.
-	MaxBuffered int
-	// MaxBatchBytes bounds one record batch, also when decompressed. A larger
-	// one cannot be read. Defaults to 64 MiB; at least 1 MiB.
-	MaxBatchBytes int
-
-	// Logger receives what an operator should see. Defaults to slog.Default().
-	Logger *slog.Logger
-}
-
-// A Source reads one topic. After a pipeline's Run has returned another one may
-// run with it; two at the same time is an error.
+// A Source reads one topic. It is for one pipeline at a time: another one may run
+// with it after Run has returned.
 type Source struct {
 	cfg    Config
 	log    *slog.Logger
-	addr   net.Addr
 	client *client
-	own    *kafkago.Transport // closed by Run; nil: the caller's
+	own    *kafkago.Transport // closed by Run, nil if it is the caller's
 
 	running atomic.Bool // Run is
+	latest  atomic.Bool // the log was told that counting starts at the end
 
 	mu      sync.Mutex
-	share   func(context.Context) (tumble.Identity, error) // of the pipeline's sink; nil: not known
-	ends    map[int32]int64                                // with UntilEnd: where to stop; nil: not known yet
+	share   func(context.Context) (tumble.Identity, error) // of the pipeline's sink, nil if not known
+	ends    map[int32]int64                                // with UntilEnd: where to stop, nil until known
 	reports map[int32]*report
 	bounds  map[int32]bounds
 	warned  bool // of a compacted topic
 
-	pool    *pool // of what is read ahead
+	pool    *pool // of prefetched records
 	rejects rejectLog
 }
 
 const (
-	dialTimeout = 3 * time.Second
-	maxTimeout  = 24 * 24 * time.Hour // the protocol has milliseconds of 32 bits
+	maxTimeout = 24 * 24 * time.Hour // the protocol has milliseconds of 32 bits
 )
 
 // New returns a Source, or an error that names the field of cfg that is wrong.
@@ -187,7 +54,7 @@ func New(cfg Config) (*Source, error) {
 	}
 	defaults(&cfg.SessionTimeout, 45*time.Second)
 	defaults(&cfg.RebalanceTimeout, 60*time.Second)
-	defaults(&cfg.MaxAhead, time.Hour)
+	defaults(&cfg.MaxSkew, time.Hour)
 	defaults(&cfg.MaxWait, 250*time.Millisecond)
 	if cfg.MaxBuffered == 0 {
 		cfg.MaxBuffered = 64 << 20
@@ -208,7 +75,6 @@ func New(cfg Config) (*Source, error) {
 	s := &Source{
 		cfg:     cfg,
 		log:     cfg.Logger.With("topic", cfg.Topic),
-		addr:    kafkago.TCP(cfg.Brokers...),
 		pool:    new(pool),
 		reports: map[int32]*report{},
 		bounds:  map[int32]bounds{},
@@ -218,77 +84,11 @@ func New(cfg Config) (*Source, error) {
 		cfg.Transport = s.own
 	}
 	s.rejects.log = s.log
-	s.client = &client{transport: cfg.Transport, addr: s.addr, clientID: cfg.ClientID, topic: cfg.Topic, timeout: 4 * time.Second, known: &knownAbilities{}}
+	s.client = &client{
+		Client: wire.Client{Transport: cfg.Transport, Addr: kafkago.TCP(cfg.Brokers...), ID: cfg.ClientID},
+		topic:  cfg.Topic, timeout: 4 * time.Second,
+	}
 	return s, nil
-}
-
-func (c *Config) validate() error {
-	if err := checkBrokers("Config", c.Brokers); err != nil {
-		return err
-	}
-	if err := checkTopic("Config", c.Topic); err != nil {
-		return err
-	}
-	switch {
-	case c.Decode == nil:
-		return errors.New("Config.Decode is nil")
-	case c.Group != "" && len(c.Partitions) != 0:
-		return errors.New("Config.Partitions does not go with Config.Group, which shares them out")
-	case c.Group == "" && c.InstanceID != "":
-		return errors.New("Config.InstanceID goes with a Config.Group only")
-	case c.SessionTimeout < 0 || c.SessionTimeout > maxTimeout:
-		return fmt.Errorf("Config.SessionTimeout is %v, must be positive and at most %v", c.SessionTimeout, maxTimeout)
-	case c.RebalanceTimeout < 0 || c.RebalanceTimeout > maxTimeout:
-		return fmt.Errorf("Config.RebalanceTimeout is %v, must be positive and at most %v", c.RebalanceTimeout, maxTimeout)
-	case c.Start != Earliest && c.Start != Latest:
-		return fmt.Errorf("Config.Start is %d, must be Earliest or Latest", c.Start)
-	case c.OnGap != Fail && c.OnGap != GoOn:
-		return fmt.Errorf("Config.OnGap is %d, must be Fail or GoOn", c.OnGap)
-	case c.OnTruncated != Fail && c.OnTruncated != GoOn:
-		return fmt.Errorf("Config.OnTruncated is %d, must be Fail or GoOn", c.OnTruncated)
-	case c.OnRecreated != Fail && c.OnRecreated != GoOn:
-		return fmt.Errorf("Config.OnRecreated is %d, must be Fail or GoOn", c.OnRecreated)
-	case c.MaxWait < time.Millisecond || c.MaxWait > 400*time.Millisecond:
-		return fmt.Errorf("Config.MaxWait is %v, must be from 1ms to 400ms", c.MaxWait)
-	case c.MaxBuffered < 1<<20 || c.MaxBuffered > 1<<40:
-		return fmt.Errorf("Config.MaxBuffered is %d, must be from 1 MiB to 1 TiB", c.MaxBuffered)
-	case c.MaxBatchBytes < 1<<20 || c.MaxBatchBytes > maxFrame/2:
-		return fmt.Errorf("Config.MaxBatchBytes is %d, must be from 1 MiB to 512 MiB", c.MaxBatchBytes)
-	}
-	seen := map[int32]bool{}
-	for _, p := range c.Partitions {
-		if p < 0 || seen[p] {
-			return fmt.Errorf("Config.Partitions holds %d, must be different numbers from 0 on", p)
-		}
-		seen[p] = true
-	}
-	return nil
-}
-
-func checkBrokers(config string, brokers []string) error {
-	if len(brokers) == 0 {
-		return fmt.Errorf("%s.Brokers is empty, must name at least one \"host:port\"", config)
-	}
-	for _, b := range brokers {
-		if _, port, err := net.SplitHostPort(b); err != nil || port == "" {
-			return fmt.Errorf("%s.Brokers holds %q, must be \"host:port\"", config, b)
-		}
-	}
-	return nil
-}
-
-func checkTopic(config, topic string) error {
-	switch {
-	case topic == "":
-		return fmt.Errorf("%s.Topic is empty", config)
-	case len(topic) > 249 || strings.ContainsFunc(topic, badInTopic) || topic == "." || topic == "..":
-		return fmt.Errorf("%s.Topic is %q, must be at most 249 of a-z A-Z 0-9 . _ -", config, topic)
-	}
-	return nil
-}
-
-func badInTopic(r rune) bool {
-	return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '.' && r != '_' && r != '-'
 }
 
 func (s *Source) id(partition int32) string {
@@ -305,17 +105,11 @@ func (s *Source) Partitions(ctx context.Context, stored map[string]tumble.Checkp
 	var all map[string]tumble.Checkpoint
 	var err error
 	for begin := time.Now(); ; {
-		// Of a topic made a moment ago brokers know little, one after the other.
+		// Brokers learn one after the other of a topic that was just created.
 		all, err = s.partitions(asked, stored)
-		if !passing(err) && !(errors.Is(err, errNoTopic) && time.Since(begin) < quiet) {
+		if !transient(err) && !(errors.Is(err, errNoTopic) && time.Since(begin) < quiet) || !pause(asked, retryAfter) {
 			break
 		}
-		select {
-		case <-asked.Done():
-		case <-time.After(backoff):
-			continue
-		}
-		break
 	}
 	if err == nil {
 		return all, nil
@@ -326,13 +120,13 @@ func (s *Source) Partitions(ctx context.Context, stored map[string]tumble.Checkp
 	switch {
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
-	case silent(err):
-		if asked.Err() != nil && !passing(err) {
-			err = fmt.Errorf("no answer from %v in time: %w", s.addr, err)
+	case unanswered(err):
+		if asked.Err() != nil && !transient(err) {
+			err = fmt.Errorf("no answer from %v in time: %w", s.client.Addr, err)
 		}
 		return nil, fmt.Errorf("kafka: %w: %w", err, tumble.ErrUnavailable)
 	case errors.Is(err, errNoTopic):
-		return nil, fmt.Errorf("kafka: topic %q does not exist at %v", s.cfg.Topic, s.addr)
+		return nil, fmt.Errorf("kafka: topic %q does not exist at %v", s.cfg.Topic, s.client.Addr)
 	}
 	return nil, fmt.Errorf("kafka: %w", err)
 }
@@ -381,10 +175,13 @@ func (s *Source) partitions(ctx context.Context, stored map[string]tumble.Checkp
 	if warn {
 		// Not worth failing for: it needs a permission that reading does not.
 		if yes, err := s.client.compacted(ctx); err != nil {
-			s.log.Debug("could not read the topic's cleanup policy", "error", err)
+			s.log.Debug("cleanup policy of the topic is unknown", "error", err)
 		} else if yes {
 			s.log.Warn("the topic is compacted: records that compaction removed cannot be counted again, so after a loss in the sink counts may be too low")
 		}
+	}
+	if which == latest && s.latest.CompareAndSwap(false, true) {
+		s.log.Info("nothing is stored of the topic and Config.Start is Latest: counting starts at its end and skips the records before it, also those since a loss of the store")
 	}
 	all := make(map[string]tumble.Checkpoint, len(from))
 	for p, at := range from {
@@ -413,9 +210,9 @@ func (s *Source) Share(identity func(context.Context) (tumble.Identity, error)) 
 	s.share = identity
 }
 
-// Run implements [tumble.Source]. Besides consume's errors it returns what
-// closes the group to this process, such as members that count elsewhere, and the
-// record at which FailOnReject stops.
+// Run implements [tumble.Source]. Besides consume's errors it returns those
+// that close the group to this process, such as members that count elsewhere, and
+// the record at which FailOnReject stops.
 func (s *Source) Run(ctx context.Context, consume func(context.Context, tumble.Partition) error) error {
 	if !s.running.CompareAndSwap(false, true) {
 		return fmt.Errorf("kafka: topic %q is being read by another Run of this Source, which is for one pipeline at a time", s.cfg.Topic)
@@ -476,12 +273,10 @@ func (s *Source) runGroup(ctx context.Context, f *fetcher, consume func(context.
 	s.mu.Unlock()
 	g := newGroup(groupConfig{
 		identity:   identity,
-		transport:  s.client.transport,
-		addr:       s.addr,
+		wire:       s.client.Client,
 		id:         s.cfg.Group,
 		instanceID: s.cfg.InstanceID,
 		topic:      s.cfg.Topic,
-		clientID:   s.cfg.ClientID,
 		session:    s.cfg.SessionTimeout,
 		rebalance:  s.cfg.RebalanceTimeout,
 		logger:     s.cfg.Logger,
@@ -574,7 +369,7 @@ func (s *Source) commit(ctx context.Context, f *fetcher, g *group, a assignment)
 			return
 		}
 		if err := g.commit(ctx, a, offsets); err != nil {
-			s.log.Debug("could not show positions to the group", "error", err)
+			s.log.Debug("commit of offsets failed", "error", err)
 			return
 		}
 		for p, o := range offsets {

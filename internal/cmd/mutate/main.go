@@ -53,6 +53,7 @@ var suites = map[string]suite{
 	"source/kafka":        {last: "TestGroup", limit: 2 * time.Minute},
 
 	"source/kafka/internal/jsonfields": {limit: time.Minute},
+	"source/kafka/internal/wire":       {limit: time.Minute},
 }
 
 // A directed mutation names the quick tests that it is for, which may be in any

@@ -79,7 +79,7 @@ var ofSinks = []directed{
 
 	{"TestFlushAll", mutation{"the layout that is stored", "sink/redis/layout.go", "l != nil && l.id == id {", "l != nil && id != \"\" {", "looks for a count in the wrong shard"}},
 	{"TestReaderOutOfDate", mutation{"a bucket that was split: Count", "sink/redis/reader.go", "if now <= n || bucketOf(hash, now) == i {", "if true {", "does not find a count that has moved"}},
-	{"TestHighest", mutation{"a key that comes twice", "sink/redis/page.go", "\tcase ok:\n", "\tcase ok && n < 0:\n", "shows a count twice"}},
+	{"TestHighest", mutation{"a key that comes twice", "sink/redis/page.go", "\tcase ok:\n", "\tcase ok && c.N < 0:\n", "shows a count twice"}},
 	{"TestReplicasAreNotRead", mutation{"the master is read", "sink/redis/layout.go", "Args(args...).Build().ToRetryable()", "Args(args...).ReadOnly()", "calls a window final without all its counts"}},
 	{"TestReplicasAreNotRead|TestReaderOutOfDate", mutation{"the master is read through the cache", "sink/redis/layout.go", "Args(args...).Build())", "Args(args...).ReadOnly())", "calls a window final without all its counts"}},
 	{"TestDefinitions/single", mutation{"the number of shards", "sink/redis/redis.go", "if s.cfg.Shards != 0 && s.cfg.Shards != stored.shards {", "if false {", "keeps quiet about a wrong number"}},

@@ -1,4 +1,4 @@
-package kafka
+package jsonfields
 
 import (
 	"regexp"
@@ -12,8 +12,8 @@ import (
 var rfc3339Grammar = regexp.MustCompile(
 	`^\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]([01]\d|2[0-3]):[0-5]\d)$`)
 
-// modelRFC3339 is time.Parse held to the grammar of RFC 3339, section 5.6, with
-// the RFC's lower case and leap seconds added.
+// modelRFC3339 is time.Parse held to the grammar of RFC 3339, section 5.6, with the
+// RFC's lower case and leap seconds.
 func modelRFC3339(s string) (time.Time, bool) {
 	if !rfc3339Grammar.MatchString(s) {
 		return time.Time{}, false

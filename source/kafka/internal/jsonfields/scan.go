@@ -1,4 +1,4 @@
-package kafka
+package jsonfields
 
 import (
 	"encoding/binary"
@@ -8,14 +8,14 @@ import (
 	"unicode/utf8"
 )
 
-// The scanners below check JSON (RFC 8259) in one pass. Each takes the index
-// at which its part of b begins and returns the index after it. b is UTF-8.
+// The scanners below check JSON (RFC 8259) in one pass. Each takes the index of the
+// first byte of its part of b and returns the index after it. b is valid UTF-8.
 
-// maxDepth is how deep objects and arrays may be nested: scanValue recurses.
+// maxDepth limits the nesting of objects and arrays, since scanValue recurses.
 const maxDepth = 10_000
 
-// scanObject scans the object that begins at b[i]. If names is not nil it
-// stores in found what the object holds under each, the last if under several.
+// scanObject scans the object at b[i]. If names is not nil it stores the fields of
+// these names in found. The last of several fields with one name wins.
 func scanObject(b []byte, i, depth int, names *[2]string, found *[2]field) (int, error) {
 	if depth > maxDepth {
 		return i, fmt.Errorf("offset %d: objects and arrays nested more than %d deep", i, maxDepth)
@@ -41,7 +41,7 @@ func scanObject(b []byte, i, depth int, names *[2]string, found *[2]field) (int,
 
 		var f field
 		if i < len(b) && b[i] == '"' {
-			// Not left to scanValue, which would lose escaped.
+			// scanValue does not return escaped.
 			f.kind, f.start = '"', i+1
 			if f.end, f.escaped, err = scanString(b, i+1); err != nil {
 				return f.end, err
@@ -79,7 +79,7 @@ func scanObject(b []byte, i, depth int, names *[2]string, found *[2]field) (int,
 	}
 }
 
-// scanArray scans the array that begins at b[i].
+// scanArray scans the array at b[i].
 func scanArray(b []byte, i, depth int) (int, error) {
 	if depth > maxDepth {
 		return i, fmt.Errorf("offset %d: objects and arrays nested more than %d deep", i, maxDepth)
@@ -104,7 +104,7 @@ func scanArray(b []byte, i, depth int) (int, error) {
 	}
 }
 
-// scanValue scans the value that begins at b[i], in depth objects and arrays.
+// scanValue scans the value at b[i], which lies in depth objects and arrays.
 func scanValue(b []byte, i, depth int) (int, error) {
 	if i < len(b) {
 		switch b[i] {
@@ -137,13 +137,13 @@ func scanWord(b []byte, i int, word string) (int, error) {
 	return i + len(word), nil
 }
 
-// scanNumber scans the number that begins at b[i] with '-' or a digit.
+// scanNumber scans the number at b[i], which is '-' or a digit.
 func scanNumber(b []byte, i int) (int, error) {
 	if b[i] == '-' {
 		i++
 	}
 	if i < len(b) && b[i] == '0' {
-		i++ // alone: 01 is no number
+		i++ // no digit may follow
 	} else if digits := scanDigits(b, i); digits > i {
 		i = digits
 	} else {
@@ -177,11 +177,11 @@ func scanDigits(b []byte, i int) int {
 	return i
 }
 
-// scanString scans the string whose first character, after the quote, is b[i].
-// It returns the index of the quote that ends it, and whether it holds escapes.
+// scanString scans the string whose opening quote is before b[i]. It returns the
+// index of the closing quote, and whether the string holds escapes.
 func scanString(b []byte, i int) (end int, escaped bool, err error) {
 	for {
-		// Eight bytes a step: BenchmarkJSON/click.
+		// Eight bytes a step: BenchmarkDecoder/click.
 		m := special(load(b, i))
 		if m == 0 {
 			i += 8
@@ -205,7 +205,7 @@ func scanString(b []byte, i int) (end int, escaped bool, err error) {
 	}
 }
 
-// load returns the eight bytes from b[i] on, with zeros for those behind the end.
+// load returns the eight bytes from b[i] on, with zeros past the end of b.
 func load(b []byte, i int) uint64 {
 	if i+8 <= len(b) {
 		return binary.LittleEndian.Uint64(b[i:])
@@ -222,21 +222,21 @@ func loadLast(b []byte, i int) uint64 {
 	return binary.LittleEndian.Uint64(last[:])
 }
 
-// special returns a word whose lowest bit set is in the first byte of w that
-// ends the plain part of a string: a quote, a backslash or a control character.
-// It is 0 if there is none.
+// special finds the first byte of w that is a quote, a backslash or a control
+// character. The lowest set bit of the result lies in that byte. The result is 0 if
+// there is none.
 func special(w uint64) uint64 {
 	const each = 0x0101010101010101
-	// The subtraction borrows into the top bit of a byte that is 0 (that is
-	// less than 0x20), and then perhaps of those after it, never before it.
-	// Bytes from 0x80 have that bit from the start: they are plain.
+	// The subtraction sets the top bit of a byte that is 0 (or less than 0x20). Its
+	// borrow may reach the bytes after that, but never those before. Bytes from
+	// 0x80 have the top bit already and are plain.
 	quote := w ^ each*'"'
 	backslash := w ^ each*'\\'
 	return ((quote - each) | (backslash - each) | (w - each*0x20)) &^ w & (each * 0x80)
 }
 
-// scanEscape scans the escape whose backslash is before b[i]. Halves of
-// surrogate pairs are as good as any: RFC 8259 allows them.
+// scanEscape scans the escape whose backslash is before b[i]. It accepts halves of
+// surrogate pairs, as RFC 8259 does.
 func scanEscape(b []byte, i int) (int, error) {
 	if i < len(b) {
 		switch b[i] {
@@ -265,8 +265,8 @@ func unhex(c byte) rune {
 	return -1
 }
 
-// unescape appends s, what lies between the quotes of a string that was
-// scanned, to dst with its escapes replaced. It never gets longer.
+// unescape appends s, the inside of a scanned string, to dst with its escapes
+// replaced. It appends len(s) bytes at most.
 func unescape(dst, s []byte) []byte {
 	for i := 0; i < len(s); i++ {
 		if s[i] != '\\' {
@@ -293,8 +293,8 @@ func unescape(dst, s []byte) []byte {
 				if next := s[i+1:]; len(next) >= 6 && next[0] == '\\' && next[1] == 'u' {
 					low = codeUnit(next[2:])
 				}
-				// U+FFFD, if the two do not make a pair; then the second is
-				// read again as one of its own.
+				// If the two are no pair, this one becomes U+FFFD and the
+				// second is read again on its own.
 				if r = utf16.DecodeRune(r, low); r != utf8.RuneError {
 					i += 6
 				}
@@ -311,8 +311,8 @@ func codeUnit(s []byte) rune {
 	return unhex(s[0])<<12 | unhex(s[1])<<8 | unhex(s[2])<<4 | unhex(s[3])
 }
 
-// space returns the index of the first character from i on that is not white
-// space, len(b) if there is none.
+// space returns the index of the first byte from i on that is no white space, or
+// len(b).
 func space(b []byte, i int) int {
 	for i < len(b) && (b[i] == ' ' || b[i] == '\t' || b[i] == '\n' || b[i] == '\r') {
 		i++
@@ -320,7 +320,7 @@ func space(b []byte, i int) int {
 	return i
 }
 
-// syntax is the cause of a rejection at b[i].
+// syntax returns the error at b[i].
 func syntax(b []byte, i int, where string) error {
 	if i >= len(b) {
 		return fmt.Errorf("offset %d: the document ends %s", len(b), where)

@@ -1,16 +1,15 @@
-package kafka
+package jsonfields
 
 import "time"
 
-// parseRFC3339 returns the instant, in UTC, that s names in the date-time
-// format of RFC 3339, section 5.6, or what is wrong with it.
+// parseRFC3339 parses a date-time of RFC 3339, section 5.6. It returns the instant
+// in UTC, or a description of the problem.
 //
-// It accepts what time.Parse with time.RFC3339Nano does, with these
-// differences, all of them the RFC's: "t" and "z" may be lower case; an hour
-// has two digits; the fraction is set off by "." and not by ","; the zone is
-// at most 23:59; a leap second is allowed where one can be, at the end of a
-// month in UTC. time.Time has no leap seconds: it becomes the last nanosecond
-// before it, which is in the same minute, day and month.
+// It follows the RFC where time.Parse with time.RFC3339Nano does not. "t" and "z"
+// may be lower case. An hour has two digits. A fraction begins with "." and not with
+// ",". The zone is 23:59 at most. A leap second is accepted at the end of a month in
+// UTC. time.Time has no leap seconds, so it becomes the last nanosecond before it,
+// which lies in the same minute, day and month.
 func parseRFC3339(s []byte) (t time.Time, problem string) {
 	if len(s) < len("2006-01-02T15:04:05Z") {
 		return t, "too short, want one like 2006-01-02T15:04:05Z"
@@ -84,14 +83,14 @@ func parseRFC3339(s []byte) (t time.Time, problem string) {
 	return time.Unix(sec, nanos).UTC(), ""
 }
 
-// two returns the number that the two digits at s[i] are; more than 99 if they
-// are not digits.
+// two returns the value of the two digits at s[i]. It is more than 99 if they are
+// no digits.
 func two(s []byte, i int) uint {
 	tens, ones := uint(s[i]-'0'), uint(s[i+1]-'0')
 	if ones > 9 {
 		return 100
 	}
-	return 10*tens + ones // tens that are no digit are 10 or more
+	return 10*tens + ones // if tens is no digit it is at least 10
 }
 
 func daysIn(year, month uint) uint {
@@ -108,10 +107,10 @@ func daysIn(year, month uint) uint {
 }
 
 // days returns the days from 1970-01-01 to a date of the Gregorian calendar.
-// time.Date, which normalizes, would add 7 ns to the 13 of BenchmarkRFC3339.
+// time.Date normalizes, which would add 7 ns to the 13 of BenchmarkRFC3339.
 func days(year, month, day uint) int64 {
-	// Years that begin in March put the leap day last; 400 more of them, which
-	// are 146,097 days, keep January of the year 0 above zero.
+	// If years begin in March, the leap day comes last. 400 more years, which are
+	// 146,097 days, keep January of the year 0 above zero.
 	if month <= 2 {
 		year--
 		month += 12
