@@ -45,3 +45,18 @@ func TestWhereASourceSaysToGoOn(t *testing.T) {
 		})
 	}
 }
+
+// Of two shards that differ the one counts in which the partition has not ended:
+// else a shard that lost it would wait for nobody while it is counted again.
+func TestMerge(t *testing.T) {
+	live := Checkpoint{Log: "log", Origin: 5, Offset: 60, Epoch: 3, Watermark: noon}
+	ended := live
+	ended.Ended = true
+	for _, order := range [][]Checkpoint{{live, ended}, {ended, live}} {
+		known := map[string]Checkpoint{}
+		for _, c := range order {
+			merge(known, map[string]Checkpoint{"clicks/0": c})
+		}
+		require.Equal(t, map[string]Checkpoint{"clicks/0": {Log: "log", Origin: 5, Offset: 5, Epoch: -1}}, known)
+	}
+}
