@@ -113,6 +113,15 @@ func (a *aggregator) pass() {
 		}
 		ln.ahead = false
 	}
+	// Epochs only rise along a log. A lane that is still ahead in an earlier one
+	// than reading has come to has read records that were replaced since.
+	a.ahead = slices.DeleteFunc(a.ahead, func(ln *lane) bool {
+		replaced := !ln.vouched && ln.next.Epoch >= 0 && ln.next.Epoch < a.epoch
+		if replaced {
+			a.doubtful = append(a.doubtful, ln)
+		}
+		return replaced
+	})
 	for i, ln := range a.ahead {
 		if i == 0 {
 			a.limit = ln.mark

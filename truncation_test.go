@@ -133,25 +133,30 @@ func TestTruncatedTwice(t *testing.T) {
 // A lane that is ahead, when reading passes a cut that it has not heard of, must
 // not go on as though it had read what is there now.
 func TestTruncatedBelowALaneThatIsAhead(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		topic, sink := onBothSides(t)
-		source := &faketest.Source{Topic: topic, SkipGap: true}
-		reads := 0
-		cut := &wrongSource{Source: source, before: func(from tumble.Position) {
-			// Both lanes have resumed, in the log as it was.
-			if reads++; reads == 1 {
-				topic.Change("a", func(l *faketest.Log) { l.Truncate(50) })
-				topic.Add("a", faketest.Several(rand.New(rand.NewPCG(3, 1)), 100, 0)...)
+	for _, grown := range []int{100, 5} { // beyond the lane's place, and not yet
+		synctest.Test(t, func(t *testing.T) {
+			topic, sink := onBothSides(t)
+			source := &faketest.Source{Topic: topic, SkipGap: true}
+			reads := 0
+			cut := &wrongSource{Source: source, before: func(from tumble.Position) {
+				// Both lanes have resumed, in the log as it was.
+				if reads++; reads == 1 {
+					topic.Change("a", func(l *faketest.Log) { l.Truncate(50) })
+					topic.Add("a", faketest.Several(rand.New(rand.NewPCG(3, 1)), grown, 0)...)
+				}
+			}}
+			p := faketest.Start(t, tumble.Config{Source: cut, Sink: sink})
+			time.Sleep(10 * time.Second)
+			require.NoError(t, p.Stop())
+			for c, n := range faketest.Count(tumble.Window{Size: time.Minute}, topic.Log("a").Events) {
+				require.GreaterOrEqual(t, sink.Counts()[c], n, "%v", c)
 			}
-		}}
-		p := faketest.Start(t, tumble.Config{Source: cut, Sink: sink})
-		time.Sleep(10 * time.Second)
-		require.NoError(t, p.Stop())
-		for c, n := range faketest.Count(tumble.Window{Size: time.Minute}, topic.Log("a").Events) {
-			require.GreaterOrEqual(t, sink.Counts()[c], n, "%v", c)
-		}
-		require.EqualValues(t, 10, p.Stats().Lost)
-	})
+			require.EqualValues(t, 10, p.Stats().Lost)
+			for i := range 2 {
+				require.EqualValues(t, 50+grown, sink.Stored(i, "a").Offset)
+			}
+		})
+	}
 }
 
 // Told to fail, the source ends the run, and nothing of what is gone is stored on

@@ -168,3 +168,28 @@ func TestLoadDeletes(t *testing.T) {
 		require.Zero(t, n, key)
 	}
 }
+
+// TestDeletesAPieceAtATime has a window of many buckets go past retention: no call
+// deletes all of it, and the calls together leave nothing.
+func TestDeletesAPieceAtATime(t *testing.T) {
+	def := tumble.Definition{Window: minutes.Window, Retention: time.Minute}
+	client, name, _, sh := single1(t, def)
+	from := register(t, sh, "p/0")
+	for i := range 5 {
+		from = advance(t, sh, "p/0", from, noon, users(noon, i*2000, (i+1)*2000)...)
+	}
+	keys := func() int {
+		all, err := keysOf(t.Context(), client, name)
+		require.NoError(t, err)
+		return len(all)
+	}
+	before := keys()
+	require.Greater(t, before, 150)
+	for n, calls := before, 0; n > 20; calls++ {
+		require.Less(t, calls, 20)
+		from = advance(t, sh, "p/0", from, noon.Add(time.Hour+time.Duration(calls)*time.Minute))
+		after := keys()
+		require.LessOrEqual(t, n-after, 70, "no call takes long")
+		n = after
+	}
+}

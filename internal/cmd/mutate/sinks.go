@@ -136,7 +136,7 @@ var ofSinks = []directed{
 	{"TestLarge/single", mutation{"large batches", "sink/redis/encode.go", "n < groupSize && ", "", "refuses a batch of many keys for ever"}},
 	{rules("single", "Apply/keys_of_any"), mutation{"keys like the marker", "sink/redis/encode.go", "list.text(fieldOf(deltas[uint32(place)].Key))", "list.text(deltas[uint32(place)].Key)", "takes a count for the number of buckets"}},
 	{"TestEncode", mutation{"increments are positive", "sink/redis/encode.go", "if d.N <= 0 || d.N > maxCount {", "if false {", "rounds counts"}},
-	{"TestRetention/single", mutation{"deletes a piece at a time", commonLua, "while n > 1 and room > 0 do", "while n > 1 do", "holds up the server"}},
+	{"TestDeletesAPieceAtATime", mutation{"deletes a piece at a time", commonLua, "while n > 1 and room > 0 do", "while n > 1 do", "holds up the server"}},
 	{"TestReaderOutOfDate", mutation{"a bucket that was split: Range", "sink/redis/range.go", "if now > w.buckets && bucketOf", "if now < w.buckets && bucketOf", "does not find a count that has moved"}},
 	{"TestHeals", mutation{"another definition", "sink/redis/shard.go", "\t\tif _, err := s.Load(ctx, tumble.LoadRequest{}); err != nil {\n\t\t\treturn err\n\t\t}\n", "\t\ts.id = \"third\"\n", "counts windows of one kind among those of another"}},
 	{"TestReaderOfNothing", mutation{"a definition to read by", "sink/redis/empty.go", "s.cfg.Definition.Window != (tumble.Window{})", "false", "fails reads before the first count"}},
