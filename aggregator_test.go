@@ -138,13 +138,15 @@ func TestALaneInAnotherEpochIsDoubtful(t *testing.T) {
 		"the source tells none": {-1, 1, -1, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			a := counting(Checkpoint{Log: "log", Offset: 40, Epoch: c.behind}, Checkpoint{Log: "log", Offset: 42, Epoch: c.ahead})
-			a.take(t, chunk(c.read, events(40, "a", "b", "c", "d", "e", "f")...))
-			require.Equal(t, c.doubtful, len(a.doubtful) == 1)
-			require.Equal(t, c.doubtful, a.lanes[1].ahead)
-			counted := a.lanes[1].tally.counted > 0
-			require.Equal(t, !c.doubtful, counted)
-			require.Equal(t, c.read, a.epoch)
+			for _, at := range []int64{41, 42} { // right where reading comes into the epoch, and beyond
+				a := counting(Checkpoint{Log: "log", Offset: 40, Epoch: c.behind}, Checkpoint{Log: "log", Offset: at, Epoch: c.ahead})
+				a.take(t, chunk(c.read, events(40, "a", "b", "c", "d", "e", "f")...))
+				require.Equal(t, c.doubtful, len(a.doubtful) == 1, at)
+				require.Equal(t, c.doubtful, a.lanes[1].ahead, at)
+				counted := a.lanes[1].tally.counted > 0
+				require.Equal(t, !c.doubtful, counted, at)
+				require.Equal(t, c.read, a.epoch)
+			}
 		})
 	}
 }

@@ -97,7 +97,7 @@ var ofRoot = []directed{
 	{"TestTruncated", mutation{"what is counted and gone is booked", "resume.go", "to.Offset, stored.Offset, true}", "to.Offset, to.Offset, true}", "says nothing of counts that the log no longer holds"}},
 	{"TestTruncatedTwice", mutation{"each truncation is booked", "resume.go", "fmt.Sprintf(\"%s, epoch %d\", stored.Log, stored.Epoch)", "stored.Log", "books one of two truncations"}},
 	{"TestTruncatedBelowWhatIsCommitted", mutation{"Committed falls with the log", "delivery.go", "\t\tc.committed = -1 //", "\t\t//", "tells the group an offset that the log does not reach"}},
-	{"TestTruncatedBelowALaneThatIsAhead", mutation{"lanes join in their epoch", "aggregator.go", "\t\t\ta.doubtful = append(a.doubtful, ln)\n\t\t\tcontinue\n", "", "passes over records that a lane has not read"}},
+	{"TestALaneInAnotherEpochIsDoubtful", mutation{"lanes join in their epoch", "aggregator.go", "\t\t\ta.doubtful = append(a.doubtful, ln)\n\t\t\tcontinue\n", "", "passes over records that a lane has not read"}},
 	{"TestAChunkMovesIntoItsEpoch", mutation{"a chunk without a record leaves the epoch", "aggregator.go", "if a.pos = ch.Next; a.pos > pos {", "if a.pos = ch.Next; true {", "tells a cut where there is none"}},
 	{"TestAChunkMovesIntoItsEpoch", mutation{"an epoch of its own", "aggregator.go", "\tif a.pos = ch.Next; a.pos > pos {\n\t\ta.epoch = ch.Epoch\n\t}\n", "\ta.pos = ch.Next\n", "takes what was truncated for what is there"}},
 	{"TestAPromiseLeavesThePosition", mutation{"a promise leaves the epoch", "aggregator.go", "\tif at.Offset != to.Offset {\n\t\tto.Offset, to.Epoch", "\tif at.Offset != to.Offset || !to.Ended {\n\t\tto.Offset, to.Epoch", "changes the epoch of a position that stays"}},
