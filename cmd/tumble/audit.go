@@ -1,0 +1,287 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/tumblestream/tumble"
+	"github.com/tumblestream/tumble/internal/kafkadial"
+	"github.com/tumblestream/tumble/internal/program"
+	"github.com/tumblestream/tumble/sink/memory"
+	"github.com/tumblestream/tumble/sink/redis"
+	"github.com/tumblestream/tumble/source/kafka"
+)
+
+// mostLines bounds the differences that audit prints.
+const mostLines = 1000
+
+var auditCommand = command{
+	name: "audit", args: "NAME", about: "counts a topic once more, in memory, and compares every count",
+	help: `It counts each partition up to where the stored counts reach, and compares all windows that
+the log can still show and that are not past retention: if the log no longer holds all that was
+counted, those that begin within an hour of where it begins now are left out. Nothing may count
+under the name meanwhile. With drop late, an event that came after a silence may have been late
+by the clock, which the log does not tell. It exits with 3 if something differs.
+`,
+	define: func(fs *flag.FlagSet) func(context.Context, *tool, []string) error {
+		brokers := fs.String("brokers", "localhost:9092", "`addresses` of Kafka brokers, separated by commas")
+		topic := fs.String("topic", "clickstream", "`name` of the topic")
+		key := fs.String("key", "user_id", "JSON `field` that was counted by")
+		at := fs.String("time", "timestamp", "JSON `field` of the event time")
+		unit := fs.String("time-unit", "rfc3339", "how the time is written: rfc3339, s, ms, us, ns or record")
+		sum := fs.String("sum", "", "JSON `field` that was added up")
+		return func(ctx context.Context, t *tool, args []string) error {
+			addresses, err := program.Addresses(*brokers)
+			if err != nil {
+				return usagef("audit: -brokers: %w", err)
+			}
+			u, err := kafkadial.Unit(*unit)
+			if err != nil {
+				return usagef("audit: -time-unit: %w", err)
+			}
+			sink, def, err := t.stored(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			a, err := newAudit(ctx, sink, def)
+			if err != nil {
+				return err
+			}
+			if a.def.Sum != (*sum != "") {
+				return usagef("audit: the counts are sums: %v; -sum is %q", a.def.Sum, *sum)
+			}
+			log := kafkadial.New(addresses, *topic)
+			defer log.Close()
+			if _, err := log.Find(ctx, false); err != nil {
+				return err
+			}
+			source, err := kafka.New(kafka.Config{
+				Brokers: log.Brokers, Transport: log.Transport, Topic: log.Name, UntilEnd: true, MaxKey: a.def.Longest(),
+				Decode:   kafka.Fields{Key: *key, Time: *at, Unit: u, N: *sum}.Decode(),
+				OnReject: func(context.Context, kafka.Rejected) error { return nil },
+			})
+			if err != nil {
+				return usagef("audit: %w", err)
+			}
+			if err := a.count(ctx, source); err != nil {
+				return err
+			}
+			if err := a.compare(ctx); err != nil {
+				return err
+			}
+			if err := t.print(a.found, a.write); err != nil || len(a.found.Differences) == 0 {
+				return err
+			}
+			return errFound
+		}
+	},
+}
+
+// An audit counts a log up to the positions that a sink holds.
+type audit struct {
+	sink      *redis.Sink
+	def       tumble.Definition
+	positions []map[string]tumble.Checkpoint // of the shards
+	counted   *memory.Sink
+
+	mu    sync.Mutex
+	since time.Time // windows that begin before it are left out
+
+	found audited
+}
+
+// audited is what an audit prints in JSON.
+type audited struct {
+	Windows     int          `json:"windows"`
+	Counts      int          `json:"counts"`
+	Differences []difference `json:"differences"`
+}
+
+type difference struct {
+	Key     string    `json:"key"`
+	Window  string    `json:"window"`
+	Start   time.Time `json:"start"`
+	Stored  int64     `json:"stored"`
+	Counted int64     `json:"counted"`
+}
+
+func newAudit(ctx context.Context, sink *redis.Sink, def tumble.Definition) (*audit, error) {
+	positions, err := sink.Positions(ctx)
+	return &audit{sink: sink, def: def, positions: positions, counted: memory.New(memory.Config{Shards: 8}), found: audited{Differences: []difference{}}}, err
+}
+
+// count counts the log by the stored definition, as a pipeline does.
+func (a *audit) count(ctx context.Context, source tumble.Source) error {
+	pipeline, err := tumble.New(tumble.Config{
+		Source: upTo{source, a}, Sink: a.counted,
+		Window: a.def.Window, Grace: a.def.Grace, Retention: a.def.Retention, Rollups: a.def.Rollups,
+		DropLate: a.def.DropLate, Sum: a.def.Sum, MaxKey: a.def.MaxKey, Idle: -1,
+	})
+	if err != nil {
+		return err
+	}
+	if err := pipeline.Run(ctx); err != nil {
+		return err
+	}
+	return ctx.Err()
+}
+
+// upTo is a source that ends where the stored counts do.
+type upTo struct {
+	tumble.Source
+	a *audit
+}
+
+func (u upTo) Partitions(ctx context.Context, stored map[string]tumble.Checkpoint) (map[string]tumble.Checkpoint, error) {
+	all, err := u.Source.Partitions(ctx, stored)
+	for id := range all {
+		if _, ok := u.a.positions[0][id]; !ok {
+			delete(all, id) // nothing of it was counted
+		}
+	}
+	return all, err
+}
+
+func (u upTo) Run(ctx context.Context, consume func(context.Context, tumble.Partition) error) error {
+	return u.Source.Run(ctx, func(ctx context.Context, p tumble.Partition) error {
+		part := &cutOff{Partition: p, a: u.a}
+		for _, shard := range u.a.positions {
+			c, ok := shard[p.ID()]
+			if !ok {
+				return nil
+			}
+			part.to, part.origin = max(part.to, c.Offset), max(part.origin, c.Origin)
+		}
+		return consume(ctx, part)
+	})
+}
+
+// cutOff is a partition that leaves out what its shard has not counted.
+type cutOff struct {
+	tumble.Partition
+	a          *audit
+	to, origin int64
+	begun      int // events
+	events     []tumble.Event
+}
+
+func (c *cutOff) Fetch(ctx context.Context, from tumble.Position) (tumble.Chunk, error) {
+	if from.Offset >= c.to {
+		return tumble.Chunk{}, io.EOF
+	}
+	ch, err := c.Partition.Fetch(ctx, from)
+	if c.begun == 0 && from.Offset <= c.origin {
+		c.begun = hereOn // all that was counted is there
+	}
+	c.events = c.events[:0]
+	for _, ev := range ch.Events {
+		if c.begun < hereOn {
+			c.begun++
+			c.a.leaveOut(ev.Time.Add(time.Hour))
+		}
+		shard := c.a.positions[tumble.Hash(ev.Key)%uint64(len(c.a.positions))]
+		if at := shard[c.ID()]; ev.Offset < at.Offset && ev.Offset >= at.Origin {
+			c.events = append(c.events, ev)
+		}
+	}
+	ch.Events = c.events
+	return ch, err
+}
+
+// hereOn is how many events tell what time it was where a log begins.
+const hereOn = 1000
+
+func (a *audit) leaveOut(before time.Time) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if before.After(a.since) {
+		a.since = before
+	}
+}
+
+// compare compares both readers, level by level and window by window.
+func (a *audit) compare(ctx context.Context) error {
+	err := eachLevel(a.sink, a.def, func(_ int, stored tumble.Reader, own tumble.Definition) error {
+		counted, err := a.counted.Rollup(own.Window)
+		if err != nil {
+			return err
+		}
+		starts := map[time.Time]bool{}
+		for _, r := range []tumble.Reader{stored, counted} {
+			totals, err := r.Windows(ctx, earliest, latest)
+			if err != nil && !errors.Is(err, tumble.ErrNoDefinition) {
+				return err
+			}
+			for _, t := range totals {
+				starts[t.Start] = true
+			}
+		}
+		for _, start := range slices.SortedFunc(maps.Keys(starts), time.Time.Compare) {
+			if !start.Before(a.since) {
+				if err := a.window(ctx, stored, counted, own.Window, start); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	now, err := a.sink.Positions(ctx)
+	if err == nil && !slices.EqualFunc(now, a.positions, func(x, y map[string]tumble.Checkpoint) bool {
+		return maps.EqualFunc(x, y, func(x, y tumble.Checkpoint) bool { return x.Offset == y.Offset && x.Log == y.Log })
+	}) {
+		err = errors.New("the name is counted at the moment: stop that, or try again when nothing comes")
+	}
+	return err
+}
+
+func (a *audit) window(ctx context.Context, stored, counted tumble.Reader, window tumble.Window, start time.Time) error {
+	for _, r := range []tumble.Reader{stored, counted} {
+		page, err := r.Scan(ctx, start, "", 1)
+		if page.State == tumble.Expired || err != nil {
+			return err
+		}
+	}
+	has, _, err := all(ctx, stored, start)
+	if err != nil {
+		return err
+	}
+	want, _, err := all(ctx, counted, start)
+	if err != nil {
+		return err
+	}
+	a.found.Windows++
+	a.found.Counts += len(want)
+	keys := maps.Clone(has)
+	maps.Copy(keys, want)
+	for _, key := range slices.Sorted(maps.Keys(keys)) {
+		if has[key] != want[key] {
+			a.found.Differences = append(a.found.Differences, difference{key, window.String(), start, has[key], want[key]})
+		}
+	}
+	return nil
+}
+
+func (a *audit) write(w io.Writer) {
+	for i, d := range a.found.Differences {
+		if i == mostLines {
+			fmt.Fprintf(w, "and %d more\n", len(a.found.Differences)-mostLines)
+			break
+		}
+		of := ""
+		if d.Window != a.def.Window.String() {
+			of = "/" + d.Window
+		}
+		fmt.Fprintf(w, "%s %s%s stored %d counted %d\n", program.Line(d.Key), program.ShortMinute(d.Start), of, d.Stored, d.Counted)
+	}
+	fmt.Fprintf(w, "%d windows, %d counts, %d differences\n", a.found.Windows, a.found.Counts, len(a.found.Differences))
+}
