@@ -13,7 +13,7 @@ import (
 	"github.com/tumblestream/tumble"
 )
 
-// Config says what a Source reads.
+// Config configures a Source.
 type Config struct {
 	// ID names the source's one partition in the sink. It must be unique among
 	// the processes that share the sink, and stable over restarts: a pod's
@@ -45,7 +45,7 @@ const (
 
 // A Source reads one channel. Its methods are for a pipeline. After a
 // pipeline's Run has returned another one may run with it, which goes on where
-// the first stopped; two at the same time is an error.
+// the first stopped. Two at the same time are an error.
 type Source struct {
 	cfg     Config
 	log     string // set by New, and perhaps again by the first call of Partitions
@@ -143,7 +143,7 @@ func (s *Source) Run(ctx context.Context, consume func(context.Context, tumble.P
 	return errors.Join(err, &LostError{s.cfg.ID, n})
 }
 
-// partition is the channel as a log: what was received and is not yet counted.
+// partition is the channel as a log: the events that were received and are not yet counted.
 // All but committed and wake belongs to the goroutine that fetches.
 type partition struct {
 	source *Source
@@ -182,7 +182,7 @@ func (p *partition) Committed(offset int64) {
 	}
 }
 
-// Resume goes on at stored if it is of this run and what follows is still kept,
+// Resume goes on at stored if it is of this run and the events after it are still kept,
 // else at the first event that is.
 func (p *partition) Resume(_ context.Context, stored tumble.Checkpoint) (tumble.Checkpoint, error) {
 	first := min(p.committed.Load(), p.kept.next)
@@ -200,7 +200,7 @@ func (p *partition) Resume(_ context.Context, stored tumble.Checkpoint) (tumble.
 	return stored, nil
 }
 
-// Fetch returns what is kept from from on, or else receives.
+// Fetch returns the kept events from from on. If there are none, it receives.
 func (p *partition) Fetch(ctx context.Context, at tumble.Position) (tumble.Chunk, error) {
 	from := at.Offset // a channel has no epochs
 	if err := ctx.Err(); err != nil {
@@ -232,8 +232,8 @@ func (p *partition) Fetch(ctx context.Context, at tumble.Position) (tumble.Chunk
 	return tumble.Chunk{Events: events, Next: next, End: p.end(), AsOf: asOf}, nil
 }
 
-// end returns the end of the log: what was received, and what lies in the
-// channel. Senders that wait behind it cannot be seen; at the limit there might
+// end returns the end of the log: the events received, and those that lie in the
+// channel. Senders that wait behind it cannot be seen. At the limit there might
 // be some.
 func (p *partition) end() int64 {
 	waiting := int64(len(p.source.cfg.Events))
@@ -249,7 +249,7 @@ func (p *partition) uncounted() int64 {
 	return p.kept.next - min(p.committed.Load(), p.kept.next) + int64(len(p.source.cfg.Events))
 }
 
-// receive takes what lies in the channel, a segment at most, and does not wait.
+// receive takes the events that lie in the channel, a segment at most, and does not wait.
 func (p *partition) receive() {
 	if p.kept.full() {
 		return
@@ -276,7 +276,7 @@ func (p *partition) receive() {
 	p.kept.took(len(free))
 }
 
-// await waits for an event and receives what came, or for room, and not longer
+// await waits for an event and receives all that came, or for room, and not longer
 // than maxWait.
 func (p *partition) await(ctx context.Context) error {
 	if p.timer == nil {

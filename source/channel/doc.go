@@ -8,7 +8,7 @@
 //	...
 //	close(events) // this run is over: Run counts the rest and returns
 //
-// # What is exact, and what is lost
+// # Exactness, and losses
 //
 // A channel has no past. The source keeps every event until all shards of the
 // sink have counted it, so each event is counted exactly once as long as the

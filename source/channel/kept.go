@@ -96,7 +96,7 @@ func (k *kept) drop(offset int64) {
 	k.segments = slices.Delete(k.segments, 0, n)
 }
 
-// trim forgets spare segments that were not needed for a while; n is how many
+// trim forgets spare segments that were not needed for a while. n is how many
 // are let go now.
 func (k *kept) trim(n int) {
 	k.reuse = max(n, k.reuse*7/8)

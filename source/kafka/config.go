@@ -11,6 +11,7 @@ import (
 
 	kafkago "github.com/segmentio/kafka-go"
 
+	"github.com/tumblestream/tumble"
 	"github.com/tumblestream/tumble/source/kafka/internal/wire"
 )
 
@@ -54,9 +55,11 @@ type Config struct {
 	// name, store or definition than its members' does not join: Run returns an
 	// error that names both. A new name needs a new Group.
 	//
-	// Consumers of another make in the group are not checked, and nobody is while
-	// one of them, or the broker, assigns the partitions. Nor can different
-	// Decodes under one name be noticed: see Decode.
+	// A group is for processes that count: consumers of another make, whose
+	// partitions would not be counted, and this process exclude each other, and who
+	// comes second gets an error. One that speaks the newer protocol of KIP-848 is not
+	// excluded by the brokers: keep it out. Nor can different Decodes under one name be
+	// noticed: see Decode.
 	Group string
 	// InstanceID makes this process a static member of Group: a restart within
 	// SessionTimeout keeps its partitions and moves nobody else's. It must be
@@ -65,7 +68,8 @@ type Config struct {
 	// SessionTimeout is the silence after which the group gives the partitions of
 	// this process to others. Defaults to 45 seconds.
 	SessionTimeout time.Duration
-	// RebalanceTimeout bounds how long the group waits for members that flush.
+	// RebalanceTimeout bounds how long the group waits for members to join again,
+	// which they do within a second unless they hang. All go on counting meanwhile.
 	// Defaults to 60 seconds.
 	RebalanceTimeout time.Duration
 	// Partitions are those to read if there is no Group. Defaults to all of the
@@ -82,6 +86,10 @@ type Config struct {
 	// timestamp are not checked. Defaults to 1 hour. Negative means no limit. Unlike
 	// tumble.Config.MaxAhead it does not look at the wall clock.
 	MaxSkew time.Duration
+	// MaxKey is the length of the longest key in bytes. A record with an event of a
+	// longer one is rejected as a whole, and so is one whose keys have more than 8 MiB
+	// together. If tumble.Config.MaxKey is set this must be the same. Defaults to 1,024.
+	MaxKey int
 	// OnReject, such as DeadLetters.Write, is called for each record that Decode
 	// could not understand or that has an event time out of range. Reading goes
 	// past the record, and counts it as rejected, once OnReject has returned nil:
@@ -164,6 +172,8 @@ func (c *Config) validate() error {
 		return fmt.Errorf("Config.SessionTimeout is %v, must be positive and at most %v", c.SessionTimeout, maxTimeout)
 	case c.RebalanceTimeout < 0 || c.RebalanceTimeout > maxTimeout:
 		return fmt.Errorf("Config.RebalanceTimeout is %v, must be positive and at most %v", c.RebalanceTimeout, maxTimeout)
+	case c.MaxKey < 0 || c.MaxKey > tumble.MostMaxKey:
+		return fmt.Errorf("Config.MaxKey is %d, must be from 1 to %d bytes, or 0 for %d", c.MaxKey, tumble.MostMaxKey, tumble.DefaultMaxKey)
 	case c.Start != Earliest && c.Start != Latest:
 		return fmt.Errorf("Config.Start is %d, must be Earliest or Latest", c.Start)
 	case c.OnGap != Fail && c.OnGap != GoOn:
@@ -174,7 +184,7 @@ func (c *Config) validate() error {
 		return fmt.Errorf("Config.OnRecreated is %d, must be Fail or GoOn", c.OnRecreated)
 	case c.MaxWait < time.Millisecond || c.MaxWait > 400*time.Millisecond:
 		return fmt.Errorf("Config.MaxWait is %v, must be from 1ms to 400ms", c.MaxWait)
-	case c.MaxBuffered < 1<<20 || c.MaxBuffered > 1<<40:
+	case c.MaxBuffered < 1<<20 || int64(c.MaxBuffered) > 1<<40:
 		return fmt.Errorf("Config.MaxBuffered is %d, must be from 1 MiB to 1 TiB", c.MaxBuffered)
 	case c.MaxBatchBytes < 1<<20 || c.MaxBatchBytes > wire.MaxStream/2:
 		return fmt.Errorf("Config.MaxBatchBytes is %d, must be from 1 MiB to 512 MiB", c.MaxBatchBytes)

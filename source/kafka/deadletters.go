@@ -10,6 +10,7 @@ import (
 
 	kafkago "github.com/segmentio/kafka-go"
 
+	"github.com/tumblestream/tumble/internal/rarely"
 	"github.com/tumblestream/tumble/source/kafka/internal/wire"
 )
 
@@ -72,7 +73,7 @@ type DeadLetters struct {
 	client *client
 	most   int                // bytes of a batch that a broker may take
 	own    *kafkago.Transport // closed by Close, nil if it is the caller's
-	cuts   rarely
+	cuts   rarely.Line
 
 	mu  sync.Mutex
 	lay *topicLayout // nil until asked for
@@ -144,7 +145,7 @@ func (d *DeadLetters) Write(ctx context.Context, r Rejected) error {
 	for limit := l.size() / 2; tooLarge(err); limit /= 2 {
 		cut := l.cut(limit)
 		if err = d.produce(ctx, r.Partition, cut); err == nil {
-			if silence, ok := d.cuts.now(); ok {
+			if silence, ok := d.cuts.Now(); ok {
 				d.cfg.Logger.Warn("dead letter cut off: the record is too large for the topic of dead letters", "letters", d.cfg.Topic,
 					"topic", r.Topic, "partition", r.Partition, "offset", r.Offset, "bytes", len(l.value), "kept", len(cut.value), "unreported", silence)
 			}

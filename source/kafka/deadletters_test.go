@@ -313,6 +313,7 @@ func runLetterScenarios(t *testing.T, c cluster) {
 }
 
 func TestDeadLettersOnFakeCluster(t *testing.T) {
+	t.Parallel()
 	c := fakeCluster(t)
 	t.Run("", func(t *testing.T) { runLetterScenarios(t, c) })
 }

@@ -86,6 +86,8 @@ type fetcher struct {
 	stop context.CancelCauseFunc // ends the run
 	pool *pool
 
+	unsure func() bool // whether another process may have our partitions by now
+
 	refresh    signal       // ask for the layout
 	partitions chan []int32 // if the Source reads all there are: news of them
 
@@ -102,6 +104,7 @@ func newFetcher(s *Source, stop context.CancelCauseFunc) *fetcher {
 	return &fetcher{
 		src:        s,
 		stop:       stop,
+		unsure:     func() bool { return false },
 		pool:       s.pool,
 		refresh:    newSignal(),
 		partitions: make(chan []int32, 1),

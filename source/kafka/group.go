@@ -26,8 +26,8 @@ type groupConfig struct {
 	topic      string // the one to read
 
 	session   time.Duration // silence after which the coordinator gives our partitions away, 45 s
-	rebalance time.Duration // time that members have to drain and join again, 60 s
-	heartbeat time.Duration // also how late a rebalance is noticed, 1 s, at most a third of session
+	rebalance time.Duration // time that members have to join again, 60 s
+	heartbeat time.Duration // also how late a rebalance is noticed, 500 ms, at most a third of session
 	growth    time.Duration // between two looks at the number of partitions, 5 s
 
 	// partitions returns how many the topic has now, from 0 on.
@@ -45,21 +45,25 @@ type assignment struct {
 }
 
 // A group is this process's membership of a consumer group. It speaks the classic
-// eager protocol: a member gives up all its partitions before it joins the next
-// generation. A generation costs a flush. If a member has died, all others wait
-// until its session ends. No count depends on the group: positions and counts are
-// in the sink, whose compare-and-swap also fences members that were removed and do
-// not know it yet.
+// protocol, incrementally: a member goes on with what it holds while a rebalance is
+// under way, and gives up only what the next assignment takes from it. So two may
+// read one partition for a moment. No count depends on the group: positions and
+// counts are in the sink, whose compare-and-swap fences the one that is too late, and
+// also members that were removed and do not know it yet.
 type group struct {
 	cfg  groupConfig
 	log  *slog.Logger
 	node atomic.Int32 // the coordinator, wire.AnyNode: to be looked up
 
+	// unsure is whether other members may have this one's partitions by now: a
+	// rebalance is under way, or the coordinator does not answer or has removed it.
+	unsure atomic.Bool
+
 	// These are for run's goroutine alone.
-	memberID string // "" until the coordinator gave one
-	own      claim  // as last heard from identity
-	lastGen  int32  // the last in which this was a member, 0 for none
-	held     int    // partitions that it had then
+	memberID string  // "" until the coordinator gave one
+	own      claim   // as last heard from identity
+	lastGen  int32   // the last in which this was a member, 0 for none
+	held     []int32 // partitions that it has since then
 }
 
 func newGroup(cfg groupConfig) *group {
@@ -70,7 +74,7 @@ func newGroup(cfg groupConfig) *group {
 	}
 	defaults(&cfg.session, 45*time.Second)
 	defaults(&cfg.rebalance, 60*time.Second)
-	defaults(&cfg.heartbeat, min(time.Second, cfg.session/3))
+	defaults(&cfg.heartbeat, min(500*time.Millisecond, cfg.session/3))
 	defaults(&cfg.growth, 5*time.Second)
 	if cfg.logger == nil {
 		cfg.logger = slog.Default()
@@ -83,23 +87,21 @@ func newGroup(cfg groupConfig) *group {
 // groupRetry begins a series of retries.
 var groupRetry = backoff{first: 50 * time.Millisecond, most: time.Second}
 
-// Causes of the end of serve's ctx, beside errors of the coordinator.
+// Why a member joins again, beside errors of the coordinator.
 var (
-	errGrown       = errors.New("the number of partitions changed")
-	errSessionOver = errors.New("the coordinator did not answer for a session timeout")
-	errServed      = errors.New("serve returned")
-	errMoved       = errors.New("the store lost everything and has another id now")
+	errGrown = errors.New("the number of partitions changed")
+	errMoved = errors.New("the store lost everything and has another id now")
+	errLapse = errors.New("the coordinator did not answer for a session timeout")
 )
 
 // run is a member of the group until ctx ends, serve returns on its own, or the
-// group is closed to this process. It is called once. For each generation it calls
-// serve in a goroutine of its own, even without partitions: then serve waits for
-// its ctx, unless it wants to be done.
+// group is closed to this process. It is called once. It calls serve once, in a
+// goroutine of its own, and hands it each assignment, which replaces the one
+// before. One without partitions may say that this process is not a member any more.
 //
-// serve's ctx ends when ctx does, when a rebalance begins, or when the coordinator
-// has removed this member or must have. Heartbeats go on until serve has returned,
-// so that the next owner does not begin before. After the rebalance timeout the
-// coordinator removes a member that still drains.
+// serve's ctx ends when ctx does, or when the group is closed to this process.
+// Heartbeats go on until serve has returned, so that the next owners do not begin
+// before.
 //
 // If serve returns before its ctx has ended, or with an error, run leaves the
 // group and returns that error, except for a context's error after its ctx has
@@ -107,58 +109,89 @@ var (
 // group if joining it again can only fail again, or if its members count
 // elsewhere. Transient errors are logged and retried. A static member does not
 // leave: its partitions wait for it for the session timeout.
-func (g *group) run(ctx context.Context, serve func(ctx context.Context, a assignment) error) error {
+func (g *group) run(ctx context.Context, serve func(ctx context.Context, shares <-chan assignment) error) error {
 	defer g.leave(ctx)
+	serving, end := context.WithCancel(ctx)
+	beating, served := context.WithCancel(context.WithoutCancel(ctx))
+	var (
+		shares = make(newest, 1)
+		wg     sync.WaitGroup
+		err    error
+		own    bool // serve returned before its ctx ended
+	)
+	wg.Go(func() {
+		defer served()
+		err = serve(serving, shares)
+		own = serving.Err() == nil
+		end() // of joining, too
+	})
+	closed := g.belong(serving, beating, shares)
+	end()
+	wg.Wait()
+	switch {
+	case err != nil && (own || !isContext(err)):
+		return err
+	case own || ctx.Err() != nil:
+		return nil
+	}
+	return g.explain(closed)
+}
+
+// newest is a channel that holds the latest assignment that was not taken yet.
+type newest chan assignment
+
+func (c newest) put(a assignment) {
 	for {
-		a, err := g.join(ctx)
-		if ctx.Err() != nil {
-			return nil
-		}
-		if err != nil {
-			return g.explain(err)
-		}
-		g.log.Info("joined", "generation", a.generation, "member", a.memberID, "leader", a.leads, "partitions", a.partitions)
-		done, err := g.generation(ctx, a, serve)
-		if done || err != nil {
-			return err
-		}
-		if ctx.Err() != nil {
-			return nil
+		select {
+		case c <- a:
+			return
+		case <-c:
 		}
 	}
 }
 
-// generation serves one generation, and reports whether it was the last.
-func (g *group) generation(ctx context.Context, a joined, serve func(ctx context.Context, a assignment) error) (done bool, err error) {
-	serving, end := context.WithCancelCause(ctx)
-	beating, served := context.WithCancel(context.WithoutCancel(ctx))
-	var (
-		wg  sync.WaitGroup
-		own bool // serve returned before its ctx ended
-	)
-	wg.Go(func() {
-		defer served()
-		err = serve(serving, a.assignment)
-		own = serving.Err() == nil
-		end(errServed)
-	})
-	wg.Go(func() { g.watch(serving, a, end) })
-	closed := g.beat(beating, a, end)
-	wg.Wait()
-
-	if err != nil && (own || !isContext(err)) {
-		return true, err
-	}
-	if own {
-		return true, nil
-	}
-	if ctx.Err() == nil {
-		g.log.Info("gave up partitions", "generation", a.generation, "cause", context.Cause(serving))
-		if closed != nil {
-			return true, g.explain(closed)
+// belong joins the group, again and again, until ctx ends, and returns the error that
+// closes the group to us. After ctx has ended it stays as it is until beating ends,
+// which is when serve has returned.
+func (g *group) belong(ctx, beating context.Context, shares newest) error {
+	lease := &lease{session: g.cfg.session, over: func() {
+		g.log.Warn("gave up all partitions: the coordinator did not answer for a session timeout")
+		shares.put(assignment{})
+	}}
+	defer lease.end()
+	for {
+		a, err := g.join(ctx, lease, shares)
+		if ctx.Err() != nil {
+			return nil
 		}
+		if err != nil {
+			return err
+		}
+		g.log.Info("joined", "generation", a.generation, "member", a.memberID, "leader", a.leads, "partitions", a.partitions)
+		g.unsure.Store(false)
+		shares.put(a.assignment)
+		err = g.stay(ctx, beating, a, lease)
+		if ctx.Err() != nil {
+			return nil
+		}
+		g.unsure.Store(true)
+		if permanent(err) {
+			return err
+		}
+		g.log.Info("joining again", "generation", a.generation, "cause", err)
 	}
-	return false, nil
+}
+
+// stay keeps the membership alive until it must be renewed, and returns why. Once ctx
+// has ended there is no need: then it returns when beating ends.
+func (g *group) stay(ctx, beating context.Context, a joined, lease *lease) error {
+	looking, stop := context.WithCancel(ctx)
+	changed := make(chan error, 1)
+	var wg sync.WaitGroup
+	wg.Go(func() { changed <- g.watch(looking, a) })
+	defer wg.Wait()
+	defer stop()
+	return g.beat(ctx, beating, a, lease, changed)
 }
 
 // joined is the result of a round of joining.
@@ -167,11 +200,10 @@ type joined struct {
 	leads  bool
 	told   claim          // this member's own
 	counts map[string]int // how many partitions the topics had: those of all members if it leads, else ours
-	at     time.Time      // of the last request that proved membership
 }
 
 // join takes part in a rebalance, as often as it takes.
-func (g *group) join(ctx context.Context) (joined, error) {
+func (g *group) join(ctx context.Context, lease *lease, shares newest) (joined, error) {
 	var (
 		retry  = groupRetry
 		warned time.Time // last, as it may take hours
@@ -180,9 +212,16 @@ func (g *group) join(ctx context.Context) (joined, error) {
 	)
 	for {
 		stranger := g.memberID == ""
-		a, err := g.tryJoin(ctx, doubt)
-		if refused := new(refusal); g.memberID != "" && errors.As(err, &refused) {
-			g.quit(ctx) // the others need not wait for it
+		a, err := g.tryJoin(ctx, lease, doubt)
+		if refused := new(refusal); errors.As(err, &refused) {
+			if lease.end() {
+				g.log.Info("gave up all partitions", "cause", err)
+				shares.put(assignment{})
+				g.held = nil
+			}
+			if g.memberID != "" {
+				g.quit(ctx) // the others need not wait for it
+			}
 		}
 		switch {
 		case patient(err) && ctx.Err() == nil:
@@ -220,7 +259,7 @@ func (g *group) join(ctx context.Context) (joined, error) {
 
 // tryJoin takes part in a rebalance once. doubt is a refusal that was found
 // before.
-func (g *group) tryJoin(ctx context.Context, doubt error) (joined, error) {
+func (g *group) tryJoin(ctx context.Context, lease *lease, doubt error) (joined, error) {
 	// Before the request, and afresh: the other members wait for our answer
 	// from then on.
 	look, cancel := context.WithTimeout(ctx, g.callTimeout())
@@ -241,6 +280,8 @@ func (g *group) tryJoin(ctx context.Context, doubt error) (joined, error) {
 	}
 	told.Partitions = own
 
+	lease.pause()
+	defer lease.resume()
 	r, err := g.joinGroup(ctx, subscription(g.cfg.topic, told))
 	if r.memberID != "" {
 		g.memberID = r.memberID
@@ -261,7 +302,7 @@ func (g *group) tryJoin(ctx context.Context, doubt error) (joined, error) {
 			return joined{}, err
 		}
 	}
-	a.at = time.Now()
+	synced := time.Now()
 	mine, err := g.syncGroup(ctx, a.assignment, plan)
 	if err != nil {
 		return joined{}, err
@@ -272,7 +313,8 @@ func (g *group) tryJoin(ctx context.Context, doubt error) (joined, error) {
 	if a.partitions, err = parseAssignment(mine, g.cfg.topic); err != nil {
 		return joined{}, err
 	}
-	g.lastGen, g.held = a.generation, len(a.partitions)
+	g.lastGen, g.held = a.generation, a.partitions
+	lease.begin(synced)
 	return a, nil
 }
 
@@ -308,10 +350,7 @@ func (g *group) lead(ctx context.Context, r joinAnswer, own int) ([]memberAssign
 	if err != nil {
 		return nil, nil, err
 	}
-	plan, err := assignPartitions(r.protocol, members, counts)
-	if err != nil {
-		return nil, nil, err
-	}
+	plan := assignPartitions(members, counts)
 	answer := make([]memberAssignment, 0, len(members))
 	for _, m := range members {
 		assigned := assignmentOf(plan[m.id])
@@ -345,56 +384,64 @@ func (g *group) countAll(ctx context.Context, topics []string, own int) (map[str
 	return counts, nil
 }
 
-// beat keeps the membership alive until ctx ends, which is when serve has
-// returned, and ends serve when the partitions must be given up. It returns the
-// error that closes the group to us, if one does.
-func (g *group) beat(ctx context.Context, a joined, end context.CancelCauseFunc) error {
+// beat sends heartbeats until one says, or changed does, that the member must join
+// again, and returns why; or, once ctx has ended, until beating ends.
+func (g *group) beat(ctx, beating context.Context, a joined, lease *lease, changed <-chan error) error {
 	var (
 		retry = groupRetry
-		alive = a.at // when the last request was sent that proved membership
+		alive = time.Now() // when the last request was sent that proved membership
 		next  = time.NewTimer(g.cfg.heartbeat)
+		gone  bool // from the group, while serve drains
 	)
 	defer next.Stop()
 	for {
 		select {
-		case <-ctx.Done():
+		case <-beating.Done():
 			return nil
+		case why := <-changed:
+			if ctx.Err() == nil {
+				return why
+			}
+			continue
 		case <-next.C:
 		}
+		if gone {
+			continue
+		}
 		sent := time.Now()
-		err := g.heartbeat(ctx, a.assignment, alive.Add(g.cfg.session))
+		err := g.heartbeat(beating, a.assignment, alive.Add(g.cfg.session))
 		wait := g.cfg.heartbeat
 		switch {
-		case ctx.Err() != nil:
+		case beating.Err() != nil:
 			return nil
-		case err == nil:
+		case err == nil || ctx.Err() != nil && errors.Is(err, kafkago.RebalanceInProgress):
+			// Who is about to leave does not join again: the others wait for that.
 			if retry.tries > 0 {
 				g.log.Info("heartbeat works again", "generation", a.generation, "silence", sent.Sub(alive))
 			}
 			alive, retry = sent, groupRetry
+			if !lease.renew(sent) && ctx.Err() == nil {
+				return errLapse // a member still, without partitions
+			}
+			g.unsure.Store(false)
 		case errors.Is(err, kafkago.RebalanceInProgress):
-			// The others wait for us to join. Until then this is as good as
-			// an answer without an error.
-			alive, retry = sent, groupRetry
-			end(err)
-		case errors.Is(err, kafkago.UnknownMemberId):
-			g.memberID = ""
-			end(err)
-			return nil
-		case errors.Is(err, kafkago.IllegalGeneration):
-			end(err)
-			return nil
-		case permanent(err):
-			end(err)
+			lease.renew(sent)
 			return err
+		case errors.Is(err, kafkago.UnknownMemberId), errors.Is(err, kafkago.IllegalGeneration), permanent(err):
+			if errors.Is(err, kafkago.UnknownMemberId) {
+				g.memberID = ""
+			}
+			if ctx.Err() == nil {
+				return err
+			}
+			gone = true
+			continue
 		default:
 			// The coordinator moves or restarts. It gives away no partitions that
 			// it does not know of, so go on as long as we may be a member.
+			g.unsure.Store(true)
 			if retry.tries == 0 {
 				g.log.Warn("heartbeat failed, retrying", "generation", a.generation, "error", err)
-			}
-			if time.Since(alive) >= g.cfg.session {
-				end(errSessionOver)
 			}
 			wait = min(wait, retry.next())
 		}
@@ -402,12 +449,12 @@ func (g *group) beat(ctx context.Context, a joined, end context.CancelCauseFunc)
 	}
 }
 
-// watch ends serve when the topic has another number of partitions than when this
+// watch returns when the topic has another number of partitions than when this
 // member joined, or the store another id, so that it joins again. The leader does
 // so at once, which brings in the others. They give it time. They watch at all
-// because a static leader that restarts is not told that it leads, and one of
-// another make may look for new partitions only every few minutes.
-func (g *group) watch(ctx context.Context, a joined, end context.CancelCauseFunc) {
+// because a static leader that restarts is not told that it leads. It returns nil
+// once ctx has ended.
+func (g *group) watch(ctx context.Context, a joined) error {
 	topics := slices.Collect(maps.Keys(a.counts))
 	patience := 3
 	if a.leads {
@@ -418,12 +465,11 @@ func (g *group) watch(ctx context.Context, a joined, end context.CancelCauseFunc
 	for seen := 0; seen < patience; {
 		select {
 		case <-ctx.Done():
-			return
+			return nil
 		case <-look.C:
 		}
 		if g.moved(ctx, a.told) {
-			end(errMoved)
-			return
+			return errMoved
 		}
 		if changed, err := g.changed(ctx, topics, a.counts); err != nil {
 			g.log.Debug("partition count failed, retrying", "error", err)
@@ -433,7 +479,7 @@ func (g *group) watch(ctx context.Context, a joined, end context.CancelCauseFunc
 			seen = 0
 		}
 	}
-	end(errGrown)
+	return errGrown
 }
 
 func (g *group) changed(ctx context.Context, topics []string, counts map[string]int) (bool, error) {
@@ -475,7 +521,7 @@ func (g *group) explain(err error) error {
 	case errors.Is(err, kafkago.FencedInstanceID):
 		hint = fmt.Sprintf(" (another process joined with the instance id %q, which must be unique)", g.cfg.instanceID)
 	case errors.Is(err, kafkago.InconsistentGroupProtocol):
-		hint = " (its members share no protocol with this one, which offers range and roundrobin, or it is no consumer group of the classic kind)"
+		hint = " (other consumers than tumble's are in it, and what they read would not be counted: they need another group, or this process another Config.Group)"
 	case errors.Is(err, kafkago.InvalidSessionTimeout):
 		hint = fmt.Sprintf(" (%v is not between the brokers' group.min.session.timeout.ms and group.max.session.timeout.ms)", g.cfg.session)
 	case errors.Is(err, kafkago.GroupAuthorizationFailed):

@@ -7,121 +7,127 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
-	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// Every partition goes to one member that wants it, evenly, and to the same one
-// that another client would give it to.
+// Every partition goes to one member that wants it, evenly, and stays where it is as far
+// as that is even.
 func TestAssignPartitions(t *testing.T) {
-	for seed := range uint64(300) {
-		t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			rng := rand.New(rand.NewPCG(seed, 0))
-			counts := make(map[string]int)
-			var names []string
-			for i := range 1 + rng.IntN(4) {
-				names = append(names, fmt.Sprintf("t%d", i))
-				counts[names[i]] = rng.IntN(12)
+	for seed := range uint64(1000) {
+		rng := rand.New(rand.NewPCG(seed, 0))
+		counts := map[string]int{"a": rng.IntN(40), "b": rng.IntN(12), "missing": 0}
+		var members []groupMember
+		for i := range 1 + rng.IntN(7) {
+			m := groupMember{id: fmt.Sprintf("m%d", i), topics: []string{[]string{"a", "a", "b", "missing"}[rng.IntN(4)]}}
+			if rng.IntN(3) == 0 {
+				m.instance = fmt.Sprintf("i%d", rng.IntN(1000))
 			}
-			var members []groupMember
-			var theirs []kmsg.JoinGroupResponseMember
-			for i := range 1 + rng.IntN(7) {
-				m := groupMember{id: fmt.Sprintf("m%d", i)}
-				if rng.IntN(3) == 0 {
-					m.instance = fmt.Sprintf("i%d", rng.IntN(1000))
-				}
-				for _, n := range names {
-					if rng.IntN(3) > 0 {
-						m.topics = append(m.topics, n)
+			if rng.IntN(2) == 0 { // some have the same ones, some more than there are
+				m.claim.Generation = int32(1 + rng.IntN(3))
+				var had []int32
+				for p := range int32(45) {
+					if rng.IntN(3) == 0 {
+						had = append(had, p)
 					}
 				}
-				members = append(members, m)
-				meta := kmsg.NewConsumerMemberMetadata()
-				meta.Topics = m.topics
-				jm := kmsg.NewJoinGroupResponseMember()
-				jm.MemberID, jm.ProtocolMetadata = m.id, meta.AppendTo(nil)
-				if m.instance != "" {
-					jm.InstanceID = &m.instance
-				}
-				theirs = append(theirs, jm)
+				m.claim.Held = sharesOf(had)
 			}
+			members = append(members, m)
+		}
+		plan := assignPartitions(members, counts)
+		require.Len(t, plan, len(members), "also those that get nothing")
+		for topic, n := range counts {
+			var wanting []groupMember
+			owner := map[int32]string{}
+			least, most := n, 0
+			for _, m := range members {
+				if m.topics[0] != topic {
+					require.Empty(t, plan[m.id][topic])
+					continue
+				}
+				wanting = append(wanting, m)
+				ps := plan[m.id][topic]
+				require.True(t, slices.IsSorted(ps))
+				least, most = min(least, len(ps)), max(most, len(ps))
+				for _, p := range ps {
+					require.Empty(t, owner[p], "seed %d: %s/%d has two owners", seed, topic, p)
+					owner[p] = m.id
+				}
+			}
+			if len(wanting) == 0 {
+				continue
+			}
+			require.Len(t, owner, n)
+			require.LessOrEqual(t, most-least, 1, "seed %d: %s", seed, topic)
+			for _, m := range wanting {
+				if had := m.claim.Held.partitions(n); unique(wanting, m, n) {
+					kept := 0
+					for _, p := range had {
+						if owner[p] == m.id {
+							kept++
+						}
+					}
+					require.GreaterOrEqual(t, kept, min(len(had), n/len(wanting)), "seed %d: what %s had of %s", seed, m.id, topic)
+				}
+			}
+		}
+		for range 3 {
 			rng.Shuffle(len(members), func(i, j int) { members[i], members[j] = members[j], members[i] })
+			require.Equal(t, plan, assignPartitions(members, counts), "in whatever order they come")
+		}
 
-			for _, b := range []kgo.GroupBalancer{kgo.RangeBalancer(), kgo.RoundRobinBalancer()} {
-				plan, err := assignPartitions(b.ProtocolName(), members, counts)
-				require.NoError(t, err)
-				require.Len(t, plan, len(members), "also those that get nothing")
-
-				owners := make(map[string]int)
-				for _, m := range members {
-					for topic, ps := range plan[m.id] {
-						require.Contains(t, m.topics, topic)
-						for _, p := range ps {
-							owners[fmt.Sprint(topic, "/", p)]++
-						}
-					}
-				}
-				for topic, n := range counts {
-					wanted := slices.ContainsFunc(members, func(m groupMember) bool { return slices.Contains(m.topics, topic) })
-					for p := range n {
-						if wanted {
-							require.Equal(t, 1, owners[fmt.Sprint(topic, "/", p)])
-						}
-					}
-				}
-
-				slices.SortFunc(theirs, func(a, b kmsg.JoinGroupResponseMember) int { // as franz-go promises its balancers
-					switch {
-					case a.InstanceID != nil && b.InstanceID == nil:
-						return -1
-					case a.InstanceID == nil && b.InstanceID != nil:
-						return 1
-					case a.InstanceID != nil && *a.InstanceID != *b.InstanceID:
-						if *a.InstanceID < *b.InstanceID {
-							return -1
-						}
-						return 1
-					case a.MemberID < b.MemberID:
-						return -1
-					}
-					return 1
-				})
-				counts32 := make(map[string]int32)
-				for topic, n := range counts {
-					counts32[topic] = int32(n)
-				}
-				cb, err := kgo.NewConsumerBalancer(b.(kgo.ConsumerBalancerBalance), theirs)
-				require.NoError(t, err)
-				balanced, err := cb.BalanceOrError(counts32)
-				require.NoError(t, err)
-				for _, a := range balanced.IntoSyncAssignment() {
-					var want kmsg.ConsumerMemberAssignment
-					require.NoError(t, want.ReadFrom(a.MemberAssignment))
-					got := 0
-					for _, wt := range want.Topics {
-						require.ElementsMatch(t, wt.Partitions, plan[a.MemberID][wt.Topic], "%s: %s of %s", b.ProtocolName(), a.MemberID, wt.Topic)
-						got += len(wt.Partitions)
-					}
-					have := 0
-					for _, ps := range plan[a.MemberID] {
-						have += len(ps)
-					}
-					require.Equal(t, got, have)
-				}
-			}
-		})
+		// Once more, with what each was given: nothing moves.
+		for i, m := range members {
+			members[i].claim.Generation, members[i].claim.Held = 9, sharesOf(plan[m.id][m.topics[0]])
+		}
+		require.Equal(t, plan, assignPartitions(members, counts))
 	}
-	_, err := assignPartitions("sticky", []groupMember{{id: "m"}}, nil)
-	require.ErrorContains(t, err, `"sticky"`)
+}
+
+// unique reports whether no other member says that it has something that m has.
+func unique(members []groupMember, m groupMember, n int) bool {
+	for _, o := range members {
+		if o.id == m.id {
+			continue
+		}
+		for _, p := range o.claim.Held.partitions(n) {
+			if slices.Contains(m.claim.Held.partitions(n), p) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+func TestShares(t *testing.T) {
+	for text, list := range map[shares][]int32{
+		"":              nil,
+		"0":             {0},
+		"0-3,7,9-10":    {0, 1, 2, 3, 7, 9, 10},
+		"2,4,6":         {2, 4, 6},
+		"1998-1999":     {1998, 1999},
+		"0-4294967":     nil,
+		"x,3-,-2,5-4,8": {8},
+	} {
+		got := text.partitions(2000)
+		if text == "0-4294967" { // only those that there are
+			require.Len(t, got, 2000)
+			continue
+		}
+		require.Equal(t, list, got, text)
+		if text[:min(1, len(text))] != "x" {
+			require.Equal(t, text, sharesOf(list))
+		}
+	}
 }
 
 // What members tell each other is in the form that other clients read and write.
 func TestMemberMetadata(t *testing.T) {
 	var meta kmsg.ConsumerMemberMetadata
-	own := claim{Version: 1, Partitions: 12, Name: "a\"b", Store: "s", Definition: "d", Generation: 4, Held: 3}
+	own := claim{Version: 1, Partitions: 12, Name: "a\"b", Store: "s", Definition: "d", Generation: 4, Held: "0-2"}
 	require.NoError(t, meta.ReadFrom(subscription("clicks", own)))
 	require.Equal(t, []string{"clicks"}, meta.Topics)
-	require.JSONEq(t, `{"tumble":1,"partitions":12,"name":"a\"b","store":"s","definition":"d","generation":4,"held":3}`, string(meta.UserData))
+	require.JSONEq(t, `{"tumble":1,"partitions":12,"name":"a\"b","store":"s","definition":"d","generation":4,"held":"0-2"}`, string(meta.UserData))
 
 	m, err := parseMember("m1", "pod", subscription("clicks", own))
 	require.NoError(t, err)

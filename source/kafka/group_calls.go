@@ -160,11 +160,9 @@ func (g *group) joinGroup(ctx context.Context, subscription []byte) (joinAnswer,
 	b.Text(g.memberID)
 	b.Nullable(g.cfg.instanceID)
 	b.Text(consumerProtocol)
-	b.Int32(2)
-	for _, name := range []string{rangeProtocol, roundRobinProtocol} {
-		b.Text(name)
-		b.Bytes(subscription)
-	}
+	b.Int32(1)
+	b.Text(groupProtocol)
+	b.Bytes(subscription)
 	var a joinAnswer
 	err := g.call(ctx, "join", wire.JoinGroup, b, func(r *wire.Reader) (code int16) {
 		code = r.Int16()

@@ -146,7 +146,7 @@ func (c *coordinator) usual(q kmsg.Request) kmsg.Response {
 	case *kmsg.JoinGroupRequest:
 		res := res.(*kmsg.JoinGroupResponse)
 		res.MemberID, res.LeaderID, res.Generation = q.MemberID, q.MemberID, int32(len(c.seen[q.Key()]))
-		res.Protocol = kmsg.StringPtr("range")
+		res.Protocol = kmsg.StringPtr(groupProtocol)
 		if q.MemberID == "" {
 			c.id++
 			res.MemberID = "m" + string(rune('0'+c.id))
@@ -205,10 +205,10 @@ type testMember struct {
 	drain time.Duration // how long serve goes on after its ctx ended
 }
 
+// served is an assignment, and when it was in force.
 type served struct {
 	assignment
-	from, ended, to time.Time
-	why             error
+	from, ended time.Time
 }
 
 func startMember(t testing.TB, cfg groupConfig, drain time.Duration) *testMember {
@@ -225,20 +225,29 @@ func startMember(t testing.TB, cfg groupConfig, drain time.Duration) *testMember
 	return m
 }
 
-func (m *testMember) serve(ctx context.Context, a assignment) error {
+func (m *testMember) serve(ctx context.Context, shares <-chan assignment) error {
+	for {
+		select {
+		case <-ctx.Done():
+			m.note(nil)
+			time.Sleep(m.drain)
+			return nil
+		case a := <-shares:
+			m.note(&a)
+		}
+	}
+}
+
+// note writes down that an assignment has ended, and the next one, if there is one.
+func (m *testMember) note(next *assignment) {
 	m.mu.Lock()
-	n := len(m.served)
-	m.served = append(m.served, served{assignment: a, from: time.Now()})
-	m.mu.Unlock()
-	<-ctx.Done()
-	m.mu.Lock()
-	m.served[n].ended, m.served[n].why = time.Now(), context.Cause(ctx)
-	m.mu.Unlock()
-	time.Sleep(m.drain)
-	m.mu.Lock()
-	m.served[n].to = time.Now()
-	m.mu.Unlock()
-	return nil
+	defer m.mu.Unlock()
+	if n := len(m.served); n > 0 && m.served[n-1].ended.IsZero() {
+		m.served[n-1].ended = time.Now()
+	}
+	if next != nil {
+		m.served = append(m.served, served{assignment: *next, from: time.Now()})
+	}
 }
 
 func (m *testMember) generations() []served {

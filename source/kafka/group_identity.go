@@ -33,7 +33,7 @@ type claim struct {
 	Store      string `json:"store,omitempty"`
 	Definition string `json:"definition,omitempty"` // without the retention, which may differ
 	Generation int32  `json:"generation,omitempty"` // the last in which it was a member, 0 if it is new
-	Held       int    `json:"held,omitempty"`       // partitions that it had then
+	Held       shares `json:"held,omitempty"`       // partitions that it has since then
 }
 
 // A verdict is the user data of the assignment of a member that lost. Only such
@@ -121,9 +121,19 @@ const (
 // identify returns this member's claim: the last one, while the sink does not
 // answer or has no id.
 func (g *group) identify(ctx context.Context) (claim, error) {
-	if g.cfg.identity == nil {
-		return claim{Version: 1}, nil
+	c := claim{Version: 1}
+	if g.cfg.identity != nil {
+		if err := g.learn(ctx); err != nil {
+			return claim{}, err
+		}
+		c = g.own
 	}
+	c.Generation, c.Held = g.lastGen, sharesOf(g.held)
+	return c, nil
+}
+
+// learn asks the sink for the identity of the counts.
+func (g *group) learn(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, min(identityTime, g.callTimeout()))
 	defer cancel()
 	id, err := g.cfg.identity(ctx)
@@ -131,11 +141,9 @@ func (g *group) identify(ctx context.Context) (claim, error) {
 	case err == nil && (id.Store != "" || !g.own.checked()): // "": all was lost, and nothing is stored yet
 		g.own = newClaim(id)
 	case !g.own.checked():
-		return claim{}, fmt.Errorf("identity of the counts: %w", err)
+		return fmt.Errorf("identity of the counts: %w", err)
 	}
-	c := g.own
-	c.Generation, c.Held = g.lastGen, g.held
-	return c, nil
+	return nil
 }
 
 // moved reports whether the store has another id than this member told the
@@ -214,7 +222,7 @@ func outvoted(members []groupMember) map[string]claim {
 		if m.claim.Generation > s.generation {
 			s.generation, s.holders = m.claim.Generation, 0
 		}
-		if m.claim.Generation == s.generation && m.claim.Held > 0 {
+		if m.claim.Generation == s.generation && m.claim.Held != "" {
 			s.holders++
 		}
 	}

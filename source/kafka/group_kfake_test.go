@@ -24,12 +24,14 @@ func fakeGroupCluster(t *testing.T, opts ...kfake.Opt) (*kfake.Cluster, groupClu
 }
 
 func TestGroupOnFakeCluster(t *testing.T) {
+	t.Parallel()
 	_, c := fakeGroupCluster(t)
 	t.Run("", func(t *testing.T) { runGroupScenarios(t, c) }) // which returns when all have
 }
 
 // A coordinator that fails or moves costs no partition while the session lasts.
 func TestGroupCoordinatorTrouble(t *testing.T) {
+	t.Parallel()
 	fake, c := fakeGroupCluster(t)
 	topic := c.create(t, 4)
 	cfg := c.config(t, topic, c.name(t))

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync/atomic"
 	"time"
 
 	"github.com/tumblestream/tumble"
@@ -53,11 +54,22 @@ type partition struct {
 	telling  *telling        // the record after pos, which waits for OnReject, nil for none
 	lastTold *telling        // the last that began, perhaps dropped, nil for none
 
+	yielded atomic.Bool // to another process
+
 	feed feed // the fetcher's
 }
 
 // ID implements [tumble.Partition].
 func (p *partition) ID() string { return p.id }
+
+// Yield implements [tumble.Yielder].
+func (p *partition) Yield() bool {
+	if !p.fetch.unsure() {
+		return false
+	}
+	p.yielded.Store(true)
+	return true
+}
 
 // Committed implements [tumble.Committer].
 func (p *partition) Committed(offset int64) { p.fetch.noteCommitted(p.n, offset) }
@@ -267,9 +279,15 @@ func (p *partition) decode(r *record) error {
 		}
 		return nil
 	}
+	if cap(p.events) == 0 {
+		p.events = make([]tumble.Event, 0, 64) // see appends
+	}
 	n := len(p.events)
 	events, err := p.src.cfg.Decode(p.events, r.Message)
 	if err == nil {
+		if !appends(p.events, events) {
+			return &fatalError{fmt.Errorf("record at offset %d: Config.Decode returned a slice that is not the one it was given with events appended: it must return append(dst, ...), or dst", r.Offset)}
+		}
 		err = p.judge(events[n:], r)
 	}
 	if err != nil {
@@ -282,7 +300,23 @@ func (p *partition) decode(r *record) error {
 	return nil
 }
 
-// judge gives the events of r their offset and looks at their times.
+// maxKeys bounds the bytes of the keys of one record, which go into one batch.
+const maxKeys = 8 << 20
+
+// appends reports whether after is before, which has room, with events appended to
+// it.
+func appends(before, after []tumble.Event) bool {
+	n := len(before)
+	switch {
+	case len(after) < n:
+		return false
+	case len(after) <= cap(before):
+		return len(after) == 0 || &after[0] == &before[:1][0]
+	}
+	return n == 0 || after[n-1] == before[n-1] // in a larger array
+}
+
+// judge gives the events of r their offset and looks at their times and keys.
 func (p *partition) judge(events []tumble.Event, r *record) error {
 	skew := p.src.cfg.MaxSkew
 	judged := skew >= 0 && !r.Time.IsZero()
@@ -290,9 +324,15 @@ func (p *partition) judge(events []tumble.Event, r *record) error {
 	if judged {
 		soon = min(soon, r.ms/1000+int64(skew/time.Second))
 	}
+	keys := 0
 	for i := range events {
 		e := &events[i]
 		e.Offset = r.Offset
+		if keys += len(e.Key); len(e.Key) > p.src.cfg.MaxKey {
+			return fmt.Errorf("the key has %d bytes, more than Config.MaxKey, %d", len(e.Key), p.src.cfg.MaxKey)
+		} else if keys > maxKeys {
+			return fmt.Errorf("the keys of its events have more than %d bytes", maxKeys)
+		}
 		s := e.Time.Unix()
 		if s >= minTime && s < soon {
 			continue
@@ -310,4 +350,5 @@ func (p *partition) judge(events []tumble.Event, r *record) error {
 var (
 	_ tumble.Partition = (*partition)(nil)
 	_ tumble.Committer = (*partition)(nil)
+	_ tumble.Yielder   = (*partition)(nil)
 )

@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"sync"
 	"time"
+
+	"github.com/tumblestream/tumble/internal/rarely"
 )
 
 // Rejected is a record that gave no event because it could not be understood.
@@ -188,37 +190,14 @@ func rejectedError(offset int64, cause error) error {
 
 // rejectLog reports rejected records where there is no hook for them.
 type rejectLog struct {
-	log *slog.Logger
-	rarely
+	log  *slog.Logger
+	line rarely.Line
 }
 
 func (l *rejectLog) report(r Rejected) {
-	if silence, ok := l.now(); ok {
+	if silence, ok := l.line.Now(); ok {
 		l.log.Warn("record rejected", "partition", r.Partition, "offset", r.Offset, "cause", r.Cause, "unreported", silence)
 	}
-}
-
-// rarely tells when the time has come for one more line in the log.
-type rarely struct {
-	mu      sync.Mutex
-	last    time.Time
-	silence int64 // cases since
-}
-
-const rarelyInterval = 10 * time.Second
-
-// now reports whether a case is worth a line, and how many since the last line
-// were not.
-func (r *rarely) now() (silence int64, ok bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if now := time.Now(); now.Sub(r.last) < rarelyInterval {
-		r.silence++
-		return 0, false
-	} else {
-		silence, r.last, r.silence = r.silence, now, 0
-	}
-	return silence, true
 }
 
 // A report remembers up to which record of a partition rejects and skips were

@@ -406,6 +406,7 @@ func runRejectScenarios(t *testing.T, c cluster) {
 }
 
 func TestRejectsOnFakeCluster(t *testing.T) {
+	t.Parallel()
 	c := fakeCluster(t)
 	t.Run("", func(t *testing.T) { runRejectScenarios(t, c) })
 }

@@ -204,6 +204,7 @@ func runShareScenarios(t *testing.T, c cluster) {
 }
 
 func TestShareOnFakeCluster(t *testing.T) {
+	t.Parallel()
 	c := fakeCluster(t)
 	t.Run("", func(t *testing.T) { runShareScenarios(t, c) })
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -56,6 +57,9 @@ func New(cfg Config) (*Source, error) {
 	defaults(&cfg.RebalanceTimeout, 60*time.Second)
 	defaults(&cfg.MaxSkew, time.Hour)
 	defaults(&cfg.MaxWait, 250*time.Millisecond)
+	if cfg.MaxKey == 0 {
+		cfg.MaxKey = tumble.DefaultMaxKey
+	}
 	if cfg.MaxBuffered == 0 {
 		cfg.MaxBuffered = 64 << 20
 	}
@@ -236,9 +240,11 @@ func (s *Source) Run(ctx context.Context, consume func(context.Context, tumble.P
 	case s.cfg.Group != "":
 		err = s.runGroup(run, f, consume)
 	case s.cfg.Partitions != nil:
-		err = s.serve(run, f, s.cfg.Partitions, nil, consume)
+		all := make(chan []int32, 1)
+		all <- s.cfg.Partitions
+		err = s.serve(run, f, all, true, consume)
 	default:
-		err = s.serve(run, f, nil, f.partitions, consume)
+		err = s.serve(run, f, f.partitions, true, consume)
 	}
 	// A partition that cannot go on has ended run with its reason.
 	if fatal := new(fatalError); errors.As(context.Cause(run), &fatal) {
@@ -285,96 +291,36 @@ func (s *Source) runGroup(ctx context.Context, f *fetcher, consume func(context.
 			return len(lay.partitions), err
 		},
 	})
-	return g.run(ctx, func(ctx context.Context, a assignment) error {
-		stop := s.commit(ctx, f, g, a)
+	f.unsure = g.unsure.Load
+	return g.run(ctx, func(ctx context.Context, shares <-chan assignment) error {
+		var own held
+		stop := s.commit(ctx, f, g, &own)
 		defer stop()
-		if len(a.partitions) == 0 && !s.cfg.UntilEnd {
-			<-ctx.Done()
-			return nil
-		}
-		return s.serve(ctx, f, a.partitions, nil, consume)
+		return s.serve(ctx, f, own.followed(ctx, shares), false, consume)
 	})
-}
-
-// serve consumes the partitions of list, or those that more names from time to
-// time until ctx ends. It returns consume's first error, errExhausted if all
-// consumers returned of their own accord, nil once ctx ended.
-func (s *Source) serve(ctx context.Context, f *fetcher, list []int32, more <-chan []int32, consume func(context.Context, tumble.Partition) error) error {
-	served, cancel := context.WithCancel(ctx)
-	defer cancel()
-	var wg sync.WaitGroup
-	var first error
-	var once sync.Once
-	started := map[int32]bool{}
-	ended := make(chan struct{}, 1)
-	live := 0
-	start := func(list []int32) {
-		for _, n := range list {
-			if started[n] {
-				continue
-			}
-			started[n] = true
-			live++
-			p := f.add(n)
-			p.served = served
-			wg.Go(func() {
-				defer func() {
-					select {
-					case ended <- struct{}{}:
-					case <-served.Done():
-					}
-				}()
-				defer f.remove(p)
-				defer p.endTelling()
-				if err := consume(served, p); err != nil {
-					once.Do(func() { first = err; cancel() })
-				}
-			})
-		}
-	}
-	start(list)
-	named := more == nil
-	for (!named || live > 0) && served.Err() == nil {
-		select {
-		case <-served.Done():
-		case list := <-more:
-			named = true
-			start(list)
-		case <-ended:
-			live--
-		}
-	}
-	stopped := served.Err() != nil
-	cancel()
-	wg.Wait()
-	switch {
-	case first != nil:
-		return first
-	case stopped:
-		return nil
-	}
-	return errExhausted
 }
 
 // commitInterval is how often positions are shown to the group.
 const commitInterval = 5 * time.Second
 
-// commit shows the positions of f's partitions to the group, now and then, and
-// a last time when stop is called. Nothing depends on it.
-func (s *Source) commit(ctx context.Context, f *fetcher, g *group, a assignment) (stop func()) {
+// commit shows the positions of the partitions that are held to the group, now and
+// then, and a last time when stop is called. Nothing depends on it.
+func (s *Source) commit(ctx context.Context, f *fetcher, g *group, own *held) (stop func()) {
 	shown := map[int32]int64{}
 	show := func(ctx context.Context) {
+		a := own.Load()
+		if a == nil {
+			return
+		}
 		offsets := f.committed(a.partitions, shown)
 		if len(offsets) == 0 {
 			return
 		}
-		if err := g.commit(ctx, a, offsets); err != nil {
+		if err := g.commit(ctx, *a, offsets); err != nil {
 			s.log.Debug("commit of offsets failed", "error", err)
 			return
 		}
-		for p, o := range offsets {
-			shown[p] = o
-		}
+		maps.Copy(shown, offsets)
 	}
 	var wg sync.WaitGroup
 	done := make(chan struct{})

@@ -185,6 +185,11 @@ func numbered(prefix string, n int) (values []string) {
 	return values
 }
 
+// lengths counts records by how long they are, for those that are no keys.
+func lengths(dst []tumble.Event, m Message) ([]tumble.Event, error) {
+	return append(dst, tumble.Event{Key: fmt.Sprint(len(m.Value)), Time: m.Time}), nil
+}
+
 // plainDecode makes an event of each value: its key, at the record's time. "bad..."
 // is rejected; "n*..." gives as many events as n has bytes; "none" gives none.
 func plainDecode(dst []tumble.Event, m Message) ([]tumble.Event, error) {

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -292,11 +293,14 @@ func sourceLargeRecords(t *testing.T, c cluster) {
 	}
 	cfg := c.config(topic)
 	cfg.MaxBuffered = 1 << 20
+	cfg.Decode = lengths
 	tl := whole(t, cfg)
 	require.NoError(t, tl.trouble())
 	bytes := 0
 	for _, k := range tl.keys() {
-		bytes += len(k)
+		n, err := strconv.Atoi(k)
+		require.NoError(t, err)
+		bytes += n
 	}
 	require.Len(t, tl.keys(), want)
 	require.Equal(t, 3*(3*3_000_000+3)+9*len("small0"), bytes)

@@ -14,12 +14,12 @@ import (
 	"github.com/tumblestream/tumble"
 )
 
-// slack is what a call may take longer than the contract says, on a machine
+// slack is how much longer than the contract says a call may take, on a machine
 // that is busy.
 const slack = time.Second
 
 // A check is one run of a rule. Its methods end it by a panic with a failure,
-// which rule turns into the rule's error; they are for the goroutine that the
+// which rule turns into the rule's error. They are for the goroutine that the
 // rule runs on.
 type check struct {
 	*Log
@@ -199,7 +199,7 @@ func (c *check) reading(f func(ctx context.Context, all map[string]*reader)) {
 	c.ok(c.stopped(wait()), "Run, whose context ended")
 }
 
-// stopped returns what Run should not have, when its context ended.
+// stopped returns an error that Run should not have returned when its context ended.
 func (c *check) stopped(err error) error {
 	if err != nil && c.Lost != nil && c.Lost(err) > 0 {
 		return nil
@@ -266,11 +266,11 @@ func (r *reader) stored(at tumble.Position) tumble.Checkpoint {
 	return tumble.Checkpoint{Log: r.begin.Log, Origin: r.begin.Origin, Offset: at.Offset, Epoch: at.Epoch}
 }
 
-// A piece is what one Fetch brought.
+// A piece holds the records of one Fetch.
 type piece struct {
 	tumble.Chunk                 // its Events are no longer valid
-	from         tumble.Position // what was asked for
-	records      []record        // what Events were
+	from         tumble.Position // that was asked for
+	records      []record        // of its Events
 }
 
 // next returns the position to fetch next.

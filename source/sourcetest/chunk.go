@@ -121,7 +121,7 @@ var chunkRules = []Rule{
 				}
 			}
 			before := remember(p.from, p.Chunk)
-			// What a source fetches in advance must not go where the Chunk is.
+			// Records that a source prefetches must not go where the Chunk is.
 			for i := range 5 {
 				c.append(ids[i%len(ids)], events(1000+i*100, 100)...)
 				time.Sleep(20 * time.Millisecond)

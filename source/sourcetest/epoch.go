@@ -89,7 +89,7 @@ var epochRules = []Rule{
 				c.arrived(now, slices.Concat(events(0, 10), events(100, 15)))
 			}
 
-			// What lies before the cut is as it was.
+			// The records before the cut are as they were.
 			for _, before := range []tumble.Position{old[5].at, old[10].at} {
 				stored := r.stored(before)
 				if got := r.resume(stored); !got.Same(stored) {

@@ -56,7 +56,7 @@ var resumeRules = []Rule{
 		c.one(func(r *reader, begin tumble.Position) {
 			all, _ := r.read(begin, 20)
 			c.ok(c.Forget(c.ctx, id, all[10].offset), "Log.Forget of %s before %d", id, all[10].offset)
-			// What was fetched in advance may still come.
+			// Prefetched records may still come.
 			for end := time.Now().Add(c.patience); ; time.Sleep(20 * time.Millisecond) {
 				chunk, err := r.fetch(begin)
 				if errors.Is(err, tumble.ErrOffsetOutOfRange) {
@@ -190,7 +190,7 @@ var fetchRules = []Rule{
 				took := time.Since(asked) - after
 				timer.Stop()
 				cancel()
-				// Less than what an empty Chunk may take.
+				// Less than an empty Chunk may take.
 				if took > 300*time.Millisecond {
 					c.failf("Fetch returned %v after its context had ended, with error %v", took, err)
 				}
@@ -333,7 +333,7 @@ var fetchRules = []Rule{
 			if slowest > slack {
 				c.failf("Committed took %v", slowest)
 			}
-			// What was not committed can still be fetched.
+			// Records that were not committed can still be fetched.
 			last := got[len(got)-1].at
 			committer.Committed(last.Offset)
 			again, _ := r.read(last, 1)

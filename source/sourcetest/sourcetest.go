@@ -16,8 +16,8 @@
 //		})
 //	}
 //
-// The rules are about what a source promises to a pipeline. What it makes of a
-// broken server or of bad records is for its own tests.
+// The rules are about a source's promises to a pipeline. How it deals
+// with a broken server or with bad records is for its own tests.
 //
 // A Check may run in a bubble of testing/synctest, if the source does.
 package sourcetest
@@ -37,22 +37,22 @@ type Config struct {
 	// it has, its fields that are not nil, must always be the same. Required.
 	New func(ctx context.Context) (*Log, error)
 
-	// Patience is how long a rule waits for what must come at some time, over a
+	// Patience is how long a rule waits for something that must come at some time, over a
 	// network perhaps. Defaults to 10 seconds.
 	Patience time.Duration
 }
 
-// A Log is what a source reads, and how to write it. Its functions may take
-// their time; they return once what they did can be read.
+// A Log is the log that a source reads, with the means to write it. Its functions may take
+// their time. They return once their writes can be read.
 type Log struct {
 	Source     tumble.Source
-	Partitions []string // the IDs of all; at least one, better three
+	Partitions []string // the IDs of all: at least one, better three
 
 	// Append writes each event as a record of its own, in order. Keys are short
-	// words, times are whole milliseconds in the past; Offset is not set.
+	// words, times are whole milliseconds in the past. Offset is not set.
 	Append func(ctx context.Context, partition string, events ...tumble.Event) error
 
-	// What not every source can do is nil; the rules that need it do not run.
+	// An ability that not every source has is nil. The rules that need it do not run.
 
 	// AppendRecord writes one record that gives all these events.
 	AppendRecord func(ctx context.Context, partition string, events ...tumble.Event) error
@@ -69,11 +69,11 @@ type Log struct {
 	// many an error of Run says are lost, 0 if the error says anything else, or
 	// that too.
 	Lost func(err error) int64
-	// Elect gives a partition another leader: what is appended after it is
+	// Elect gives a partition another leader: records appended after it are
 	// written in a later epoch.
 	Elect func(ctx context.Context, partition string) error
 	// Truncate takes from a partition its records from an offset on, as an
-	// election does that loses them. What is appended after it is written in a
+	// election does that loses them. Records appended after it are written in a
 	// later epoch.
 	Truncate func(ctx context.Context, partition string, at int64) error
 	// Another returns a source on the same log as another process has it. It is
@@ -83,7 +83,7 @@ type Log struct {
 	// partitions.
 	Latest func(ctx context.Context) (tumble.Source, error)
 
-	// Close is called when a rule is done with the log; nil if there is nothing
+	// Close is called when a rule is done with the log. It is nil if there is nothing
 	// to do.
 	Close func()
 }
@@ -93,11 +93,11 @@ type Rule struct {
 	Name string
 	Doc  string // the sentences of package tumble's documentation that make the promise
 
-	// Check tries the promise on a log of its own and returns what broke it,
-	// nil if it was kept.
+	// Check tries the promise on a log of its own and returns an error if
+	// the source broke it.
 	Check func(ctx context.Context, cfg Config) error
 
-	// Needs reports whether l can do what Check needs; nil: it always can.
+	// Needs reports whether l has the abilities that Check needs. Nil means that it always has.
 	Needs func(l *Log) bool
 }
 

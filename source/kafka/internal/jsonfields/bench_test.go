@@ -24,7 +24,7 @@ func BenchmarkDecoder(b *testing.B) {
 	} {
 		doc := []byte(bench.doc)
 		b.Run(bench.name, func(b *testing.B) {
-			d := New("user_id", "timestamp")
+			d := keyTime("user_id", "timestamp")
 			b.SetBytes(int64(len(doc)))
 			b.ReportAllocs()
 			for b.Loop() {
@@ -66,7 +66,7 @@ func BenchmarkClicks(b *testing.B) {
 			r.IntN(10_000), at.Format(time.RFC3339Nano), pages[r.IntN(len(pages))])
 		size += len(clicks[i])
 	}
-	d := New("user_id", "timestamp")
+	d := keyTime("user_id", "timestamp")
 	b.SetBytes(int64(size / len(clicks)))
 	b.ReportAllocs()
 	for n := 0; b.Loop(); n++ {

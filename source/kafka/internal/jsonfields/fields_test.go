@@ -1,9 +1,14 @@
 package jsonfields
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
+	"math"
+	"math/big"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -16,51 +21,138 @@ import (
 
 const click = `{"user_id":"user_123","timestamp":"2023-10-01T12:34:56.789Z","page":"/home"}`
 
-// model decodes doc slowly, with encoding/json.
-func model(doc []byte, key, timestamp string) (string, time.Time, bool) {
-	var all map[string]json.RawMessage // the last of equal names wins
-	if !utf8.Valid(doc) || json.Unmarshal(doc, &all) != nil || all == nil {
-		return "", time.Time{}, false
+// A plain decoder decodes a key and an RFC 3339 time.
+type plain struct{ *Decoder }
+
+func keyTime(key, timestamp string) plain { return plain{New(Query{Key: key, Time: timestamp})} }
+
+func (d plain) Decode(doc []byte, n int64) (string, time.Time, error) {
+	r, _, err := d.Decoder.Decode(doc, n)
+	return r.Key, r.Time, err
+}
+
+// at returns the raw value that a path leads to, nil if there is none.
+func at(doc json.RawMessage, path []string) json.RawMessage {
+	for _, name := range path {
+		var all map[string]json.RawMessage // the last of equal names wins
+		if len(doc) == 0 || doc[0] != '{' || json.Unmarshal(doc, &all) != nil {
+			return nil
+		}
+		doc = all[name]
 	}
-	text := func(name string) (s string) {
-		if raw := all[name]; len(raw) > 0 && raw[0] == '"' && json.Unmarshal(raw, &s) != nil {
+	return doc
+}
+
+// text returns what a raw string says, and the raw text of a number or a word.
+func text(raw json.RawMessage) (s string) {
+	if len(raw) > 0 && raw[0] == '"' {
+		if json.Unmarshal(raw, &s) != nil {
 			panic("encoding/json refuses a part of a document that it accepted")
 		}
 		return s
 	}
-	k := text(key)
-	at, ok := modelRFC3339(text(timestamp))
-	return k, at, ok && k != ""
+	return string(raw)
+}
+
+var whole = regexp.MustCompile(`^-?\d+$`)
+
+// model decodes doc slowly, with encoding/json. ok is what Decode returns.
+func model(doc []byte, q Query) (r Result, ok, valid bool) {
+	if doc = bytes.TrimLeft(doc, " \t\r\n"); !utf8.Valid(doc) || !json.Valid(doc) || doc[0] != '{' {
+		return r, false, false
+	}
+	for _, c := range q.Where {
+		raw := at(doc, path(c.Path))
+		if len(raw) == 0 || raw[0] == '{' || raw[0] == '[' || !slices.Contains(c.Values, text(raw)) {
+			return r, false, true
+		}
+	}
+	raw := at(doc, path(q.Key))
+	if r.Key = text(raw); r.Key == "" || raw[0] != '"' && !whole.Match(raw) {
+		return r, false, false
+	}
+	switch raw := at(doc, path(q.Time)); {
+	case q.Unit == None:
+	case q.Unit == RFC3339:
+		if len(raw) == 0 || raw[0] != '"' {
+			return r, false, false
+		}
+		if r.Time, ok = modelRFC3339(text(raw)); !ok {
+			return r, false, false
+		}
+	default:
+		if len(raw) == 0 || !strings.Contains("-0123456789", string(raw[:1])) {
+			return r, false, false
+		}
+		if r.Time, ok = modelUnix(string(raw), q.Unit); !ok {
+			return r, false, false
+		}
+	}
+	if r.N = 1; q.N != "" {
+		raw := at(doc, path(q.N))
+		var err error
+		if r.N, err = strconv.ParseInt(string(raw), 10, 64); err != nil || r.N < 0 || r.N > 1<<53-1 {
+			return r, false, false
+		}
+	}
+	return r, r.N > 0, true
+}
+
+// modelUnix is exact.
+func modelUnix(raw string, unit Unit) (time.Time, bool) {
+	if m, e, _ := strings.Cut(strings.ToLower(raw), "e"); len(strings.TrimLeft(e, "+-0")) > 3 && len(m) < 100 {
+		zero := strings.Trim(m, "-0.") == "" || e[0] == '-'
+		return time.Unix(0, 0).UTC(), zero // big.Rat would take long
+	}
+	x, _ := new(big.Rat).SetString(raw)
+	x.Mul(x, new(big.Rat).SetInt(new(big.Int).Exp(big.NewInt(10), big.NewInt(int64(digits[unit])), nil)))
+	ns := new(big.Int).Quo(x.Num(), x.Denom()) // towards zero
+	if !ns.IsInt64() || ns.Int64() == math.MinInt64 {
+		return time.Time{}, false
+	}
+	return time.Unix(0, ns.Int64()).UTC(), true
 }
 
 // agree fails t if a Decoder and the model differ on doc.
 func agree(t *testing.T, doc []byte, key, timestamp string) {
 	t.Helper()
-	after(t, doc, doc, key, timestamp)
+	agreeOn(t, doc, Query{Key: key, Time: timestamp})
+}
+
+func agreeOn(t *testing.T, doc []byte, q Query) {
+	t.Helper()
+	afterOf(t, doc, doc, q)
 	before := string(doc)
-	k, at, err := New(key, timestamp).Decode(doc, 0)
-	wantKey, wantTime, ok := model(doc, key, timestamp)
+	r, ok, err := New(q).Decode(doc, 0)
+	want, wantOK, valid := model(doc, q)
 	switch {
 	case string(doc) != before:
 		t.Fatalf("%q was changed to %q", before, doc)
-	case (err == nil) != ok:
-		t.Fatalf("%q: %v, model accepts: %v", doc, err, ok)
-	case !ok && (len(err.Error()) > 600 || !utf8.ValidString(err.Error())):
+	case (err == nil) != valid:
+		t.Fatalf("%q: %v, model accepts: %v", doc, err, valid)
+	case !valid && (len(err.Error()) > 600 || !utf8.ValidString(err.Error())):
 		t.Fatalf("%q: error is long or not UTF-8: %q", doc, err)
-	case ok && (k != wantKey || !at.Equal(wantTime)):
-		t.Fatalf("%q: %q at %v, want %q at %v", doc, k, at, wantKey, wantTime)
+	case ok != wantOK:
+		t.Fatalf("%q: counts: %v, want %v", doc, ok, wantOK)
+	case ok && (r.Key != want.Key || !r.Time.Equal(want.Time) || r.N != want.N):
+		t.Fatalf("%q: %v, want %v", doc, r, want)
 	}
 }
 
 // after fails t if the result for doc depends on the document seen before it.
 func after(t *testing.T, seen, doc []byte, key, timestamp string) {
 	t.Helper()
-	d := New(key, timestamp)
+	afterOf(t, seen, doc, Query{Key: key, Time: timestamp})
+}
+
+func afterOf(t *testing.T, seen, doc []byte, q Query) {
+	t.Helper()
+	d := New(q)
 	_, _, _ = d.Decode(seen, 0)
-	k, at, err := d.Decode(doc, 1)
-	wantKey, wantTime, wantErr := New(key, timestamp).Decode(doc, 1)
-	if k != wantKey || !at.Equal(wantTime) || fmt.Sprint(err) != fmt.Sprint(wantErr) {
-		t.Fatalf("%q after %q: %q, %v, %v; on its own %q, %v, %v", doc, seen, k, at, err, wantKey, wantTime, wantErr)
+	r, ok, err := d.Decode(doc, 1)
+	want, wantOK, wantErr := New(q).Decode(doc, 1)
+	if ok != wantOK || r != want || fmt.Sprint(err) != fmt.Sprint(wantErr) {
+		t.Fatalf("%q after %q: %v, %v, %v; on its own %v, %v, %v", doc, seen, r, ok, err, want, wantOK, wantErr)
 	}
 }
 
@@ -91,11 +183,15 @@ func TestAccepts(t *testing.T) {
 		{`{"k":"\ud83d\u0041",` + when + `}`, "\ufffdA"},
 		{`{"k":"\ud83d\ud83d\ude00",` + when + `}`, "\ufffd😀"},
 		{`{"k":"\ud83dude00",` + when + `}`, "\ufffdude00"},
+		// Numbers.
+		{`{"k":17,` + when + `}`, "17"},
+		{`{"k":-0,` + when + `}`, "-0"},
+		{`{"k":123456789012345678901234567890 ,` + when + `}`, "123456789012345678901234567890"},
 		// Any character that need not be escaped.
 		{"{\"k\":\"\x7f é 東京 😀 \u2028\ufeff\U0010ffff\"," + when + `}`, "\x7f é 東京 😀 \u2028\ufeff\U0010ffff"},
 		{`{"k":"` + strings.Repeat("long ", 200_000) + `",` + when + `}`, strings.Repeat("long ", 200_000)},
 	} {
-		k, got, err := New("k", "t").Decode([]byte(c.doc), 0)
+		k, got, err := keyTime("k", "t").Decode([]byte(c.doc), 0)
 		require.NoError(t, err, c.doc)
 		require.Equal(t, c.key, k, c.doc)
 		require.Equal(t, at, got, c.doc)
@@ -184,15 +280,15 @@ func TestRejects(t *testing.T) {
 		// The key.
 		{`{}`, `field "k" is missing`},
 		{`{` + when + `,"K":"x","a":{"k":"x"}}`, `field "k" is missing`},
-		{`{"k":"",` + when + `}`, `field "k" is an empty string, want a string that is not empty`},
-		{`{"k":0,` + when + `}`, `field "k" is a number, want a string that is not empty`},
-		{`{"k":-1,` + when + `}`, `field "k" is a number, want a string that is not empty`},
-		{`{"k":true,` + when + `}`, `field "k" is a boolean, want a string that is not empty`},
-		{`{"k":false,` + when + `}`, `field "k" is a boolean, want a string that is not empty`},
-		{`{"k":null,` + when + `}`, `field "k" is null, want a string that is not empty`},
-		{`{"k":["x"],` + when + `}`, `field "k" is an array, want a string that is not empty`},
-		{`{"k":{},` + when + `}`, `field "k" is an object, want a string that is not empty`},
-		{`{"k":"x",` + when + `,"k":null}`, `field "k" is null, want a string that is not empty`},
+		{`{"k":"",` + when + `}`, `field "k" is an empty string, want a string that is not empty or a number without fraction and exponent`},
+		{`{"k":0.5,` + when + `}`, `field "k" is a number, want a string that is not empty or a number without fraction and exponent`},
+		{`{"k":-1e0,` + when + `}`, `field "k" is a number, want a string that is not empty or a number without fraction and exponent`},
+		{`{"k":true,` + when + `}`, `field "k" is a boolean, want a string that is not empty or a number without fraction and exponent`},
+		{`{"k":false,` + when + `}`, `field "k" is a boolean, want a string that is not empty or a number without fraction and exponent`},
+		{`{"k":null,` + when + `}`, `field "k" is null, want a string that is not empty or a number without fraction and exponent`},
+		{`{"k":["x"],` + when + `}`, `field "k" is an array, want a string that is not empty or a number without fraction and exponent`},
+		{`{"k":{},` + when + `}`, `field "k" is an object, want a string that is not empty or a number without fraction and exponent`},
+		{`{"k":"x",` + when + `,"k":null}`, `field "k" is null, want a string that is not empty or a number without fraction and exponent`},
 		// The time.
 		{`{"k":"x"}`, `field "t" is missing`},
 		{`{"k":"x","t":1696163696}`, `field "t" is a number, want an RFC 3339 string`},
@@ -205,7 +301,7 @@ func TestRejects(t *testing.T) {
 		{`{"k":"x","t":"x` + strings.Repeat("é", 1000) + `"}`,
 			`field "t": "x` + strings.Repeat("é", 31) + `"... is not an RFC 3339 time: want one like 2006-01-02T15:04:05Z`},
 	} {
-		_, _, err := New("k", "t").Decode([]byte(c.doc), 0)
+		_, _, err := keyTime("k", "t").Decode([]byte(c.doc), 0)
 		require.EqualError(t, err, c.cause, c.doc)
 		agree(t, []byte(c.doc), "k", "t")
 	}
@@ -235,13 +331,13 @@ func TestValues(t *testing.T) {
 	} {
 		for _, v := range good {
 			doc := fmt.Sprintf(around, v)
-			_, _, err := New("k", "t").Decode([]byte(doc), 0)
+			_, _, err := keyTime("k", "t").Decode([]byte(doc), 0)
 			require.NoError(t, err, doc)
 			agree(t, []byte(doc), "k", "t")
 		}
 		for _, v := range bad {
 			doc := fmt.Sprintf(around, v)
-			_, _, err := New("k", "t").Decode([]byte(doc), 0)
+			_, _, err := keyTime("k", "t").Decode([]byte(doc), 0)
 			require.Error(t, err, doc)
 			agree(t, []byte(doc), "k", "t")
 		}
@@ -272,7 +368,7 @@ func TestDepth(t *testing.T) {
 	nested := func(open, close string, n int) []byte {
 		return []byte(`{"k":"x","t":"2023-10-01T12:34:56Z","v":` + strings.Repeat(open, n) + "0" + strings.Repeat(close, n) + `}`)
 	}
-	d := New("k", "t")
+	d := keyTime("k", "t")
 	for _, c := range []struct{ open, close string }{{"[", "]"}, {`{"k":`, "}"}} {
 		// The document itself is one level.
 		deepest := nested(c.open, c.close, maxDepth-1)
@@ -300,19 +396,19 @@ func TestNames(t *testing.T) {
 		{long, "t", `{"\u006e` + long[1:] + `":"x","t":"2023-10-01T12:34:56Z"}`},
 		{"t", "t", `{"t":"2023-10-01T12:34:56Z"}`}, // one field for both
 	} {
-		_, _, err := New(c.key, c.timestamp).Decode([]byte(c.doc), 0)
+		_, _, err := keyTime(c.key, c.timestamp).Decode([]byte(c.doc), 0)
 		require.NoError(t, err, c.doc)
 		agree(t, []byte(c.doc), c.key, c.timestamp)
 	}
 
-	_, _, err := New(strings.Repeat("x", 10_000), "t").Decode([]byte(`{}`), 0)
+	_, _, err := keyTime(strings.Repeat("x", 10_000), "t").Decode([]byte(`{}`), 0)
 	require.EqualError(t, err, `field "`+strings.Repeat("x", 64)+`"... is missing`)
 }
 
 // TestBorrows wants a key that is a part of the document, and no allocation. If
 // there are escapes it wants a key of its own.
 func TestBorrows(t *testing.T) {
-	d := New("user_id", "timestamp")
+	d := keyTime("user_id", "timestamp")
 	doc := []byte(click)
 	key, _, err := d.Decode(doc, 0)
 	require.NoError(t, err)
@@ -344,10 +440,11 @@ func TestShape(t *testing.T) {
 		after(t, []byte(doc), []byte(strings.Replace(doc, "ann", value, 1)), "user_id", "timestamp")
 		after(t, []byte(doc), []byte(strings.Replace(doc, `"x"`, `"`+value+`"`, 1)), "user_id", "timestamp")
 	}
-	learn := func(doc string) (*shape, [2]field) {
-		found, err := find([]byte(doc), &[2]string{"user_id", "timestamp"})
-		require.NoError(t, err)
-		return shapeOf([]byte(doc), &found), found
+	root := keyTime("user_id", "timestamp").root
+	learn := func(doc string) (*shape, []field) {
+		found := make([]field, 2)
+		require.NoError(t, find([]byte(doc), &root, found))
+		return shapeOf([]byte(doc), found, root.below), found
 	}
 	many := strings.Repeat(`"",`, shapeValues-3)
 	for _, doc := range []string{
@@ -356,8 +453,8 @@ func TestShape(t *testing.T) {
 		`{"a":"` + strings.Repeat("x", shapeSize-len(click)-7) + `",` + click[1:],
 	} {
 		known, found := learn(doc)
-		var matched [2]field
-		require.True(t, known.match([]byte(strings.Replace(doc, "12:34", "12:35", 1)), &matched))
+		matched := make([]field, 2)
+		require.True(t, known.match([]byte(strings.Replace(doc, "12:34", "12:35", 1)), matched))
 		require.Equal(t, found, matched)
 	}
 	for _, none := range []string{
@@ -366,15 +463,15 @@ func TestShape(t *testing.T) {
 		`{"a":"` + strings.Repeat("x", shapeSize-len(click)-6) + `",` + click[1:],
 	} {
 		known, found := learn(none)
-		require.False(t, known.match([]byte(none), &found))
-		require.False(t, known.match(nil, &found))
+		require.False(t, known.match([]byte(none), found))
+		require.False(t, known.match(nil, found))
 	}
 }
 
 // TestLearns wants the first shape learned at once, and a change of shape with one
 // document of 64, so that documents of two shapes by turns cost little.
 func TestLearns(t *testing.T) {
-	d := New("k", "t")
+	d := keyTime("k", "t")
 	learned := func(n int64, doc string) bool {
 		before := d.last.Load()
 		_, _, err := d.Decode([]byte(doc), n)
@@ -392,7 +489,7 @@ func TestLearns(t *testing.T) {
 }
 
 func TestConcurrent(t *testing.T) {
-	d := New("k", "t")
+	d := keyTime("k", "t")
 	var wg sync.WaitGroup
 	for n := range 8 {
 		wg.Go(func() {
@@ -435,7 +532,9 @@ func FuzzDecoder(f *testing.F) {
 		after(t, other, doc, key, timestamp)
 		// Most of the fuzzer's documents lack a field, so validity is compared
 		// on its own.
-		found, err := find(doc, &[2]string{key, timestamp})
+		found := make([]field, 2)
+		root := keyTime(key, timestamp).root
+		err := find(doc, &root, found)
 		if valid := utf8.Valid(doc) && json.Valid(doc) && doc[space(doc, 0)] == '{'; (err == nil) != valid {
 			t.Fatalf("%q: %v, encoding/json finds it an object: %v", doc, err, valid)
 		}

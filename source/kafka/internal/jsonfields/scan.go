@@ -14,9 +14,9 @@ import (
 // maxDepth limits the nesting of objects and arrays, since scanValue recurses.
 const maxDepth = 10_000
 
-// scanObject scans the object at b[i]. If names is not nil it stores the fields of
-// these names in found. The last of several fields with one name wins.
-func scanObject(b []byte, i, depth int, names *[2]string, found *[2]field) (int, error) {
+// scanObject scans the object at b[i]. If n is not nil it stores in found the fields
+// that n asks for. The last of several fields with one name wins.
+func scanObject(b []byte, i, depth int, n *node, found []field) (int, error) {
 	if depth > maxDepth {
 		return i, fmt.Errorf("offset %d: objects and arrays nested more than %d deep", i, maxDepth)
 	}
@@ -39,33 +39,40 @@ func scanObject(b []byte, i, depth int, names *[2]string, found *[2]field) (int,
 		}
 		i = space(b, i+1)
 
-		var f field
-		if i < len(b) && b[i] == '"' {
+		var asked *node
+		if n != nil {
+			name := b[start:end]
+			if escaped {
+				var buf [64]byte
+				name = unescape(buf[:0], name)
+			}
+			if asked = n.child(name); asked != nil && asked.below != 0 {
+				set(found, asked.below, field{}) // of an earlier field of this name
+			}
+		}
+		f := field{start: i}
+		switch {
+		case i < len(b) && b[i] == '"':
 			// scanValue does not return escaped.
 			f.kind, f.start = '"', i+1
 			if f.end, f.escaped, err = scanString(b, i+1); err != nil {
 				return f.end, err
 			}
 			i = f.end + 1
-		} else {
-			f.start = i
+		case asked != nil && asked.below != 0 && i < len(b) && b[i] == '{':
+			f.kind = '{'
+			if i, err = scanObject(b, i, depth+1, asked, found); err != nil {
+				return i, err
+			}
+		default:
 			if f.end, err = scanValue(b, i, depth); err != nil {
 				return f.end, err
 			}
 			f.kind = b[i]
 			i = f.end
 		}
-		if names != nil {
-			name := b[start:end]
-			if escaped {
-				var buf [64]byte
-				name = unescape(buf[:0], name)
-			}
-			for n := range names {
-				if names[n] == string(name) {
-					found[n] = f
-				}
-			}
+		if asked != nil {
+			set(found, asked.asks, f)
 		}
 
 		i = space(b, i)

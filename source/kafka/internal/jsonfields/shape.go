@@ -3,23 +3,25 @@ package jsonfields
 import "math/bits"
 
 // A shape is the part that documents of one program share: all bytes outside of
-// string values. A document is valid if it has the shape of a valid one and its
-// strings are plain text, so its structure need not be scanned (BenchmarkClicks).
-// Documents nearly always have the shape of the one before.
+// string values and of numbers that are digits alone. A document is valid if it has
+// the shape of a valid one and its values are plain, so its structure need not be
+// scanned (BenchmarkClicks). Documents nearly always have the shape of the one before.
 type shape struct{ parts []part }
 
 // A part is a run of bytes that all documents of a shape share. It begins with the
-// closing quote of a string value and ends with the opening quote of the next.
+// closing quote of a string value, or behind a number, and ends with the opening quote
+// of the next, or before a number.
 type part struct {
 	text  string
 	head  uint64 // the first bytes of text, at most eight
 	mask  uint64 // the bits of head that count
 	tail  uint64 // the last eight bytes of text, if it is longer than that
-	asked uint8  // bit i: the next value is that of names[i]
+	asked uint64 // the fields that the next value is, a bit each
+	digit bool   // the next value is a number
 }
 
 const (
-	shapeValues = 32   // string values; those behind are part of the shape
+	shapeValues = 32   // values, half of them numbers; others are part of the shape
 	shapeSize   = 4096 // bytes; a longer document has no shape
 )
 
@@ -33,7 +35,7 @@ func partOf(text string) part {
 
 // match reports whether b, which may be any bytes, has the shape. If so it stores
 // in found the same fields as find.
-func (s *shape) match(b []byte, found *[2]field) bool {
+func (s *shape) match(b []byte, found []field) bool {
 	i := 0
 	for n := range s.parts {
 		// Most parts are short, and comparing two words is faster than a call.
@@ -52,20 +54,27 @@ func (s *shape) match(b []byte, found *[2]field) bool {
 			break
 		}
 		f := field{start: i, kind: '"'}
-		for {
-			if m := unplain(load(b, i)); m != 0 {
-				i += bits.TrailingZeros64(m) / 8
-				break
+		if p.digit {
+			if i == len(b) {
+				return false
 			}
-			i += 8
+			f.kind = b[i]
+			if i++; f.kind != '0' { // which no digit may follow
+				if i = scanDigits(b, i-1); i == f.start {
+					return false
+				}
+			}
+		} else {
+			for {
+				if m := unplain(load(b, i)); m != 0 {
+					i += bits.TrailingZeros64(m) / 8
+					break
+				}
+				i += 8
+			}
 		}
-		f.end = i // the next part checks that this is a quote
-		if p.asked&1 != 0 {
-			found[0] = f
-		}
-		if p.asked&2 != 0 {
-			found[1] = f
-		}
+		f.end = i // the next part checks that this is the end
+		set(found, p.asked, f)
 	}
 	return i == len(b) && i > 0
 }
@@ -80,34 +89,52 @@ func unplain(w uint64) uint64 {
 }
 
 // shapeOf returns the shape of the valid document b, in which find found these
-// fields. A shape without parts matches nothing.
-func shapeOf(b []byte, found *[2]field) *shape {
+// fields. A shape without parts matches nothing, as that of a document that lacks a
+// field of the mask all.
+func shapeOf(b []byte, found []field, all uint64) *shape {
 	s := new(shape)
-	var asked uint8
-	done := 0
+	var asked uint64
+	done, numbers := 0, 0
 	for i := 0; i < len(b) && len(s.parts) < shapeValues; i++ {
-		if b[i] != '"' {
-			continue // quotes are around strings only
-		}
-		start := i + 1
-		end, escaped, _ := scanString(b, start)
-		i = end
-		if next := space(b, end+1); escaped || next < len(b) && b[next] == ':' {
+		start, end := i, i
+		switch c := b[i]; {
+		case c == '"': // quotes are around strings only
+			var escaped bool
+			start++
+			end, escaped, _ = scanString(b, start)
+			i = end
+			if next := space(b, end+1); escaped || next < len(b) && b[next] == ':' {
+				continue
+			}
+		case c == '-' || c-'0' <= 9:
+			end, _ = scanNumber(b, start)
+			i = end - 1
+			if numbers++; scanDigits(b, start) != end || numbers > shapeValues/2 && fieldsAt(found, start) == 0 {
+				continue
+			}
+		default:
 			continue
 		}
 		p := partOf(string(b[done:start]))
-		for a := range found {
-			if found[a].start == start {
-				p.asked |= 1 << a
-			}
-		}
+		p.digit = i < end
+		p.asked = fieldsAt(found, start)
 		asked |= p.asked
 		s.parts = append(s.parts, p)
 		done = end
 	}
-	if asked != 3 || len(b) > shapeSize {
+	if asked != all || len(b) > shapeSize {
 		return new(shape)
 	}
 	s.parts = append(s.parts, partOf(string(b[done:])))
 	return s
+}
+
+// fieldsAt returns the bits of the fields that begin at start.
+func fieldsAt(found []field, start int) (mask uint64) {
+	for a := range found {
+		if found[a].start == start {
+			mask |= 1 << a
+		}
+	}
+	return mask
 }
