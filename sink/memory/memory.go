@@ -3,6 +3,7 @@ package memory
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -14,14 +15,20 @@ const maxShards = 256
 // Config says how a Sink is made. The zero value is ready to use.
 type Config struct {
 	// Shards is the number of shards, each with a lock of its own. More than
-	// one pays when many partitions are counted at once. Defaults to 1; at
+	// one pays when many partitions are counted at once. Defaults to 1, at
 	// most 256.
 	Shards int
 }
 
 // A Sink holds counts in memory. It is a [tumble.Sink] and the [tumble.Reader]
-// of what it holds. It is safe for concurrent use, by several pipelines too.
+// of its counts. It is safe for concurrent use, by several pipelines too.
 type Sink struct {
+	*data
+	level *tumble.Window // nil: the finest. See Rollup
+}
+
+// data is what the Sink and the Readers of its roll-ups share.
+type data struct {
 	cfg Config
 
 	// mu is held for reading by every call, for all its work, and for writing
@@ -29,8 +36,9 @@ type Sink struct {
 	// definition replaced, in the middle of a call.
 	mu      sync.RWMutex
 	defined bool
-	def     tumble.Definition // once defined; each store has its own Retention in force
-	stores  []*store          // nil until the first Open
+	def     tumble.Definition   // once defined; each store has its own Retention in force
+	levels  []tumble.Definition // of def
+	stores  []*store            // nil until the first Open
 }
 
 var (
@@ -39,9 +47,9 @@ var (
 )
 
 // New returns an empty Sink. A Config that cannot be used is told by Open.
-func New(cfg Config) *Sink { return &Sink{cfg: cfg} }
+func New(cfg Config) *Sink { return &Sink{data: &data{cfg: cfg}} }
 
-// Open returns the shards. They share what they hold with those of every other
+// Open returns the shards. They share their data with those of every other
 // Open of s.
 func (s *Sink) Open(_ context.Context, def tumble.Definition) ([]tumble.Shard, error) {
 	if err := def.Validate(); err != nil {
@@ -72,12 +80,22 @@ func (s *Sink) Open(_ context.Context, def tumble.Definition) ([]tumble.Shard, e
 // is. s.mu is held for writing.
 func (s *Sink) define(def tumble.Definition) error {
 	if !s.defined {
-		s.def, s.defined = def, true
+		s.set(def)
 		for _, st := range s.stores {
-			st.ask(def.Retention, time.Now())
+			st.levels = make([]level, len(s.levels))
+			st.ask(def, time.Now())
 		}
 	}
 	return s.differs(def)
+}
+
+// set takes a definition for the stored one. s.mu is held for writing.
+func (s *Sink) set(def tumble.Definition) {
+	def.Rollups = slices.Clone(def.Rollups)
+	s.def, s.defined, s.levels = def, true, nil
+	for i := range def.Levels() {
+		s.levels = append(s.levels, def.Level(i))
+	}
 }
 
 // differs returns an error if another definition is stored. s.mu is held.
@@ -108,14 +126,14 @@ func (s *Sink) Clear() {
 func (s *Sink) Snapshot() (restore func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	def, defined, states := s.def, s.defined, make([]state, len(s.stores))
+	def, defined, levels, states := s.def, s.defined, s.levels, make([]state, len(s.stores))
 	for i, st := range s.stores {
 		states[i] = st.clone()
 	}
 	return func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.def, s.defined = def, defined
+		s.def, s.defined, s.levels = def, defined, levels
 		for i, st := range s.stores {
 			if i < len(states) {
 				st.state = states[i].clone()

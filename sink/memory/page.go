@@ -38,9 +38,9 @@ func (s *Sink) Top(_ context.Context, at time.Time, n int) (tumble.Page, error) 
 }
 
 // Scan returns up to limit of the counts in the window that holds at, which
-// must be in [1700, 2200), in the order in which their keys came; a limit below
+// must be in [1700, 2200), in the order in which their keys came. A limit below
 // 1 is taken as 1. Keys that come while a scan goes on may be on its later
-// pages; no key comes twice.
+// pages. No key comes twice.
 func (s *Sink) Scan(_ context.Context, at time.Time, cursor string, limit int) (tumble.Page, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -48,7 +48,7 @@ func (s *Sink) Scan(_ context.Context, at time.Time, cursor string, limit int) (
 	if err != nil {
 		return tumble.Page{}, err
 	}
-	first, from, err := parseCursor(cursor, p.start.UnixNano(), s.stores)
+	first, from, err := p.parseCursor(cursor)
 	if err != nil {
 		return tumble.Page{}, err
 	}
@@ -58,13 +58,13 @@ func (s *Sink) Scan(_ context.Context, at time.Time, cursor string, limit int) (
 	for i := range s.stores {
 		shard := (first + i) % len(s.stores)
 		if shard < first || next != "" {
-			// It is on another page, but has a say in what the window is.
+			// It is on another page, but has a say in the state of the window.
 			p.read(shard, 0, 0, nil)
 			continue
 		}
 		for from >= 0 && next == "" {
 			if len(counts) == limit {
-				next = formatCursor(p.start.UnixNano(), shard, from)
+				next = p.formatCursor(shard, from)
 			}
 			from = p.read(shard, from, min(step, limit-len(counts)), func(t *table, i int, term uint64) {
 				counts = append(counts, p.count(t, i, term))
@@ -79,6 +79,7 @@ func (s *Sink) Scan(_ context.Context, at time.Time, cursor string, limit int) (
 // piece of it was when it was read, and expired if one was.
 type page struct {
 	sink       *Sink
+	level      int
 	start, end time.Time
 	state      tumble.State
 	terms      []uint64 // by shard
@@ -88,12 +89,12 @@ type page struct {
 // yet. s.mu is held until the page is finished, so that all of its pieces are
 // of one history.
 func (s *Sink) newPage(at time.Time) (*page, error) {
-	start, end, err := s.bounds(at)
+	level, start, end, err := s.bounds(at)
 	if err != nil {
 		return nil, err
 	}
-	// As if closed long ago: what is read can only take that back.
-	return &page{s, start, end, s.def.State(end, time.Time{}, end), make([]uint64, len(s.stores))}, nil
+	// As if closed long ago: reading can only take that back.
+	return &page{s, level, start, end, s.def.State(end, time.Time{}, end), make([]uint64, len(s.stores))}, nil
 }
 
 // read reads a piece, together with what the shard makes of the window at this
@@ -104,18 +105,14 @@ func (p *page) read(shard, from, limit int, f func(t *table, i int, term uint64)
 	st := p.sink.stores[shard]
 	st.mu.RLock()
 	defer st.mu.RUnlock()
-	switch is := p.sink.def.State(st.closed, st.floor, p.end); {
-	case is == tumble.Expired:
-		p.state = is
-	case is == tumble.Open && p.state != tumble.Expired:
-		p.state = is
-	}
+	l := &st.levels[p.level]
+	p.state = worst(p.state, p.sink.def.State(st.closed, l.floor, p.end))
 	p.terms[shard] = st.term
-	i, ok := st.find(p.start.UnixNano())
+	i, ok := l.find(p.start.UnixNano())
 	if !ok {
 		return -1
 	}
-	t := &st.windows[i].counts
+	t := &l.windows[i].counts
 	to := min(from+limit, len(t.entries))
 	for ; from < to; from++ {
 		f(t, from, st.term)
@@ -137,31 +134,33 @@ func (p *page) finish(counts []tumble.Count, cursor string) tumble.Page {
 	}
 	var term uint64
 	for _, t := range p.terms {
-		term = term*0x9e3779b97f4a7c15 + t // odd: another sum if one of them is another
+		term = mixed(term, t)
 	}
 	return tumble.Page{Start: p.start, End: p.end, Counts: counts, State: p.state, Term: term, Cursor: cursor}
 }
 
-// A cursor names the window too, so that one of another window is refused.
-func formatCursor(start int64, shard, from int) string {
-	return fmt.Sprintf("%d.%d.%d", start, shard, from)
+// A cursor names the window and its level too, so that one of another is refused.
+func (p *page) formatCursor(shard, from int) string {
+	return fmt.Sprintf("%d.%d.%d.%d", p.level, p.start.UnixNano(), shard, from)
 }
 
-func parseCursor(cursor string, start int64, stores []*store) (shard, from int, err error) {
+func (p *page) parseCursor(cursor string) (shard, from int, err error) {
 	if cursor == "" {
 		return 0, 0, nil
 	}
 	bad := fmt.Errorf("memory: cursor %q: %w", cursor, tumble.ErrCursor)
+	var level int
 	var window int64
-	if _, err := fmt.Sscanf(cursor, "%d.%d.%d", &window, &shard, &from); err != nil ||
-		formatCursor(window, shard, from) != cursor || window != start || shard < 0 || shard >= len(stores) || from < 0 {
+	if _, err := fmt.Sscanf(cursor, "%d.%d.%d.%d", &level, &window, &shard, &from); err != nil ||
+		p.formatCursor(shard, from) != cursor || shard < 0 || shard >= len(p.sink.stores) || from < 0 {
 		return 0, 0, bad
 	}
-	st := stores[shard]
+	st := p.sink.stores[shard]
 	st.mu.RLock()
 	defer st.mu.RUnlock()
 	// A window that was forgotten in the meantime has an end, not an error.
-	if i, ok := st.find(start); ok && from >= len(st.windows[i].counts.entries) {
+	l := &st.levels[p.level]
+	if i, ok := l.find(p.start.UnixNano()); ok && from >= len(l.windows[i].counts.entries) {
 		return 0, 0, bad
 	}
 	return shard, from, nil

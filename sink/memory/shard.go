@@ -16,7 +16,7 @@ type shard struct {
 	def tumble.Definition
 }
 
-// Load stores what is missing; see [tumble.Shard].
+// Load stores missing checkpoints. See [tumble.Shard].
 func (s *shard) Load(_ context.Context, r tumble.LoadRequest) (tumble.ShardState, error) {
 	unlock, err := s.lock()
 	if err != nil {
@@ -24,7 +24,7 @@ func (s *shard) Load(_ context.Context, r tumble.LoadRequest) (tumble.ShardState
 	}
 	defer unlock()
 	now := time.Now()
-	s.ask(s.def.Retention, now)
+	s.ask(s.def, now)
 	joined := false
 	frontier := s.frontier // as it is before the call: partitions that join together do not raise each other
 	for id, c := range r.Init {
@@ -50,12 +50,15 @@ func (s *shard) Load(_ context.Context, r tumble.LoadRequest) (tumble.ShardState
 			s.announced[id] = announcement{token: token, objected: true}
 		}
 	}
-	return tumble.ShardState{
+	state := tumble.ShardState{
 		Checkpoints: maps.Clone(s.checkpoints),
 		Announced:   s.unopposed(),
 		Frontier:    s.frontier,
-		Floor:       s.floor,
-	}, nil
+	}
+	for i := range s.levels {
+		state.Floors = append(state.Floors, s.levels[i].floor)
+	}
+	return state, nil
 }
 
 // lock locks the shard for a Load, once its definition is stored.
@@ -79,7 +82,7 @@ func (s *shard) lock() (unlock func(), err error) {
 	return func() { s.mu.Unlock(); s.sink.mu.RUnlock() }, nil
 }
 
-// Apply adds counts and moves a checkpoint; see [tumble.Shard]. It keeps no
+// Apply adds counts and moves a checkpoint. See [tumble.Shard]. It keeps no
 // reference to b: keys are copied.
 func (s *shard) Apply(_ context.Context, b tumble.Batch) error {
 	s.sink.mu.RLock()
@@ -103,7 +106,9 @@ func (s *shard) Apply(_ context.Context, b tumble.Batch) error {
 		s.newTerm()
 	}
 	s.forget(s.sink.def, time.Now())
-	s.add(s.sink.def, b.Deltas)
+	for i := range s.levels {
+		s.levels[i].add(s.sink.levels[i], of(&b, i))
+	}
 	return nil
 }
 
@@ -119,6 +124,22 @@ func (s *shard) refuse(b *tumble.Batch) error {
 		return fmt.Errorf("%w: the frontier is %v, to is %v", tumble.ErrPassed, s.frontier, b.To)
 	case b.Token != 0 && s.announced[b.Partition] != announcement{token: b.Token}:
 		return tumble.ErrObjected
+	}
+	for i := range s.levels {
+		if err := s.levels[i].overflow(s.sink.levels[i], of(b, i)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// of returns the increments of a level.
+func of(b *tumble.Batch, level int) []tumble.Delta {
+	switch {
+	case level == 0:
+		return b.Deltas
+	case level <= len(b.Rollups):
+		return b.Rollups[level-1]
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package memory
 
 import (
+	"fmt"
 	"maps"
 	"math/rand/v2"
 	"slices"
@@ -10,7 +11,7 @@ import (
 	"github.com/tumblestream/tumble"
 )
 
-// store is what one shard holds. Its lock is held for one call at most, and by
+// store holds the data of one shard. Its lock is held for one call at most, and by
 // readers for a few thousand counts at a time. Sink.mu is always held around it.
 type store struct {
 	mu sync.RWMutex // guards state
@@ -22,16 +23,28 @@ type state struct {
 	checkpoints map[string]tumble.Checkpoint
 	writers     map[string]uint64 // of the batches that moved the checkpoints there; missing: a Load stored it
 	announced   map[string]announcement
-	asked       map[time.Duration]time.Time // when a Load asked for each retention last
-	lastAsked   time.Time                   // for any
+	asked       map[asked]time.Time // when a Load asked for each retention last
+	lastAsked   time.Time           // for any
 
 	frontier time.Time // of checkpoints
 	closed   time.Time // the closed mark
-	floor    time.Time // never falls
 	term     uint64    // 0: no batch has closed a window yet; the first that does draws one, as nobody wrote before it
 	handed   bool      // since the term was drawn a checkpoint has passed to another writer
 
+	levels []level // as the definition has them; none before it is stored
+}
+
+// A level holds the windows of one length.
+type level struct {
 	windows []*window // by ascending start; none that ends at or before floor
+	floor   time.Time // never falls
+	largest int64     // no window's total is, or was, larger
+}
+
+// asked is a retention of a level.
+type asked struct {
+	level     int
+	retention time.Duration
 }
 
 // An announcement says that somebody is about to end a partition.
@@ -44,6 +57,7 @@ type announcement struct {
 type window struct {
 	start, end int64 // nanoseconds since the epoch
 	counts     table
+	total      int64 // of counts
 }
 
 func newState() state {
@@ -51,7 +65,7 @@ func newState() state {
 		checkpoints: make(map[string]tumble.Checkpoint),
 		writers:     make(map[string]uint64),
 		announced:   make(map[string]announcement),
-		asked:       make(map[time.Duration]time.Time),
+		asked:       make(map[asked]time.Time),
 	}
 }
 
@@ -60,9 +74,13 @@ func (st *state) clone() state {
 	c := *st
 	c.checkpoints, c.writers = maps.Clone(st.checkpoints), maps.Clone(st.writers)
 	c.announced, c.asked = maps.Clone(st.announced), maps.Clone(st.asked)
-	c.windows = make([]*window, len(st.windows))
-	for i, w := range st.windows {
-		c.windows[i] = &window{w.start, w.end, w.counts.clone()}
+	c.levels = slices.Clone(st.levels)
+	for i := range c.levels {
+		l := &c.levels[i]
+		l.windows = slices.Clone(l.windows)
+		for i, w := range l.windows {
+			l.windows[i] = &window{w.start, w.end, w.counts.clone(), w.total}
+		}
 	}
 	return c
 }
@@ -108,87 +126,129 @@ func (st *state) newTerm() {
 // a process may pause that keeps counts for longer than others.
 const asking = time.Minute
 
-// ask notes that a Load asked for a retention.
-func (st *state) ask(retention time.Duration, now time.Time) {
-	st.asked[retention], st.lastAsked = now, now
+// ask notes that a Load asked for the retentions of a definition.
+func (st *state) ask(def tumble.Definition, now time.Time) {
+	for i, l := range def.Levels() {
+		st.asked[asked{i, l.Retention}] = now
+	}
+	st.lastAsked = now
 }
 
-// retention returns the one in force: the longest that was asked for within the
-// last minute. If nobody asked, it stays what it was at the last Load.
-func (st *state) retention(now time.Time) (longest time.Duration) {
+// retention returns the one in force of a level: the longest that was asked for within
+// the last minute. If nobody asked, it stays as it was at the last Load.
+func (st *state) retention(level int, now time.Time) (longest time.Duration) {
 	if now.Sub(st.lastAsked) > asking {
 		now = st.lastAsked
 	}
 	first := true
-	for retention, at := range st.asked {
-		if now.Sub(at) <= asking && (first || keepsLonger(retention, longest)) {
-			longest, first = retention, false
+	for a, at := range st.asked {
+		if a.level == level && now.Sub(at) <= asking && (first || keepsLonger(a.retention, longest)) {
+			longest, first = a.retention, false
 		}
 	}
 	return longest
 }
 
-// keepsLonger reports whether retention a keeps counts for longer than b; 0
+// keepsLonger reports whether retention a keeps counts for longer than b. 0
 // keeps them for ever.
 func keepsLonger(a, b time.Duration) bool { return b != 0 && (a == 0 || a > b) }
 
-// forget raises the floor by the retention in force and deletes the windows up
-// to it.
+// forget raises the floors by the retentions in force and deletes the windows up to
+// them.
 func (st *state) forget(def tumble.Definition, now time.Time) {
-	def.Retention = st.retention(now)
-	floor := def.FloorAt(st.closed)
-	if !floor.After(st.floor) {
-		return
+	for i := range st.levels {
+		def.Retention = st.retention(i, now)
+		floor := def.FloorAt(st.closed)
+		l := &st.levels[i]
+		if !floor.After(l.floor) {
+			continue
+		}
+		l.floor = floor
+		n := 0
+		for n < len(l.windows) && !time.Unix(0, l.windows[n].end).After(floor) {
+			n++
+		}
+		l.windows = slices.Delete(l.windows, 0, n)
 	}
-	st.floor = floor
-	n := 0
-	for n < len(st.windows) && !time.Unix(0, st.windows[n].end).After(floor) {
-		n++
-	}
-	st.windows = slices.Delete(st.windows, 0, n)
 }
 
 // add adds to the counts of windows above the floor.
-func (st *state) add(def tumble.Definition, deltas []tumble.Delta) {
+func (l *level) add(def tumble.Definition, deltas []tumble.Delta) {
 	var w *window
 	for i := range deltas {
 		d := &deltas[i]
 		if start := d.Start.UnixNano(); w == nil || w.start != start {
-			if w = st.window(def, start); w == nil {
+			if w = l.window(def, start); w == nil {
 				continue
 			}
 		}
 		w.counts.add(d.Key, d.N)
+		w.total += d.N
+		l.largest = max(l.largest, w.total)
 	}
+}
+
+// overflow returns an error if deltas would take the total of a window, which is never
+// below a count of it, beyond what it may be.
+func (l *level) overflow(def tumble.Definition, deltas []tumble.Delta) error {
+	room := tumble.MaxCount - l.largest
+	for i := range deltas {
+		if room -= deltas[i].N; room < 0 {
+			break
+		}
+	}
+	if room >= 0 { // nearly always
+		return nil
+	}
+	totals := make(map[int64]int64) // with deltas
+	for i := range deltas {
+		d := &deltas[i]
+		start := d.Start.UnixNano()
+		total, ok := totals[start]
+		if !ok {
+			if i, ok := l.find(start); ok {
+				total = l.windows[i].total
+			}
+		}
+		if d.N > tumble.MaxCount-total {
+			_, end := def.Window.Bounds(d.Start)
+			if !l.floor.IsZero() && !end.After(l.floor) {
+				continue // not counted
+			}
+			return fmt.Errorf("%w: with %.80q in the window from %s to %s", tumble.ErrOverflow, d.Key, d.Start.Format(time.RFC3339Nano), end.Format(time.RFC3339Nano))
+		}
+		totals[start] = total + d.N
+	}
+	return nil
 }
 
 // window returns the window that starts at start, a new one if need be, nil if
 // it is past retention.
-func (st *state) window(def tumble.Definition, start int64) *window {
-	i, ok := st.find(start)
+func (l *level) window(def tumble.Definition, start int64) *window {
+	i, ok := l.find(start)
 	if !ok {
 		_, end := def.Window.Bounds(time.Unix(0, start))
-		if !st.floor.IsZero() && !end.After(st.floor) {
+		if !l.floor.IsZero() && !end.After(l.floor) {
 			return nil
 		}
-		st.windows = slices.Insert(st.windows, i, &window{start: start, end: end.UnixNano()})
+		l.windows = slices.Insert(l.windows, i, &window{start: start, end: end.UnixNano()})
 	}
-	return st.windows[i]
+	return l.windows[i]
 }
 
 // find returns the index of the window that starts at start, or where it would
 // be.
-func (st *state) find(start int64) (int, bool) {
+func (l *level) find(start int64) (int, bool) {
 	// Nearly every call is for the newest window or the one before it.
-	n := len(st.windows)
+	n := len(l.windows)
 	for i := n - 1; i >= 0 && i >= n-2; i-- {
-		if have := st.windows[i].start; have == start {
+		if have := l.windows[i].start; have == start {
 			return i, true
 		} else if have < start {
 			return i + 1, false
 		}
 	}
-	return slices.BinarySearchFunc(st.windows, start, func(w *window, start int64) int {
+	return slices.BinarySearchFunc(l.windows, start, func(w *window, start int64) int {
 		switch {
 		case w.start < start:
 			return -1

@@ -8,7 +8,7 @@ import (
 
 // table counts keys. It holds no pointers but those to its few blocks, so that
 // millions of counts cost the garbage collector nothing, and its entries keep
-// the order in which they came, so that a scan can go on where it stopped;
+// the order in which they came, so that a scan can go on where it stopped.
 // BenchmarkApply and BenchmarkMemory compare it with a Go map.
 type table struct {
 	slots   []uint64 // open addressing: the key's hash in the high half, 1 + its entry in the low; 0: free
@@ -102,7 +102,7 @@ func (t *table) store(key string) uint64 {
 }
 
 // clone returns a copy. Bytes of keys that are written never change, so both
-// share them; what either adds goes into blocks of its own.
+// share them. Additions of either go into blocks of its own.
 func (t *table) clone() table {
 	c := table{slots: slices.Clone(t.slots), entries: slices.Clone(t.entries), blocks: slices.Clone(t.blocks)}
 	for i, b := range c.blocks {

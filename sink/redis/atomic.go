@@ -11,17 +11,17 @@ import (
 )
 
 // atomic reads from one shard, in one transaction on its master, the finality
-// and what the commands, each with its key, ask for: all of it is what the shard
-// held at one moment. The client's cache has no part in it.
+// and the answers to the commands, each with its key: all of it is as the shard
+// held it at one moment. The client's cache has no part in it.
 //
 // While the shard's slot moves from one master to another, neither has all keys.
 // Redis looks at all keys of a transaction before it runs it, and refuses one
 // that knows of a missing key, so that no answer is put together of both. It is
 // asked again until the slot has moved.
-func (s *Sink) atomic(ctx context.Context, base string, commands ...[]string) (finality, []rueidis.RedisMessage, error) {
+func (s *Sink) atomic(ctx context.Context, at site, commands ...[]string) (finality, []rueidis.RedisMessage, error) {
 	for wait := 10 * time.Millisecond; ; wait = min(2*wait, 200*time.Millisecond) {
 		cmds := make([]rueidis.Completed, 0, len(commands)+3)
-		cmds = append(cmds, s.client.B().Arbitrary("MULTI").Build().ToRetryable(), s.read("GET", base+":finality"))
+		cmds = append(cmds, s.client.B().Arbitrary("MULTI").Build().ToRetryable(), s.read("GET", at.base+":finality"))
 		for _, words := range commands {
 			cmds = append(cmds, s.read(words[0], words[1], words[2:]...))
 		}
@@ -32,7 +32,7 @@ func (s *Sink) atomic(ctx context.Context, base string, commands ...[]string) (f
 		}
 		if err == nil {
 			f, err := finalityOf(answers[0].ToString())
-			return f, answers[1:], err
+			return f.at(at.level), answers[1:], err
 		}
 		if !moving(err) {
 			return nothing, nil, err
@@ -66,7 +66,7 @@ func executed(results []rueidis.RedisResult) ([]rueidis.RedisMessage, error) {
 }
 
 // moving reports whether a transaction was not executed because the slot of its
-// keys moves. The client repeats a part of what was refused then: at times it
+// keys moves. The client repeats a part of the refused commands then: at times it
 // sends EXEC without MULTI.
 func moving(err error) bool {
 	reply, ok := rueidis.IsRedisErr(err)
@@ -84,15 +84,15 @@ func finalityOf(text string, err error) (finality, error) {
 }
 
 // exactly returns the counts of a field in windows, of which guesses are the
-// numbers of buckets as far as known, and what the shard said of its windows
-// when it held them: closed is what was closed all the time. It reports false if
+// numbers of buckets as far as known, and the finality that the shard
+// had with them: closed is the mark that held all the time. It reports false if
 // something was lost in between.
-func (s *Sink) exactly(ctx context.Context, base string, windows []int64, guesses []uint32, field string) ([]int64, finality, bool, error) {
+func (s *Sink) exactly(ctx context.Context, at site, windows []int64, guesses []uint32, field string) ([]int64, finality, bool, error) {
 	hash := hashOf(field)
-	counts, at := make([]int64, len(windows)), make([]uint32, len(windows)) // at: the buckets to look at
+	counts, in := make([]int64, len(windows)), make([]uint32, len(windows)) // in: the buckets to look at
 	var left []int                                                          // indices of windows
 	for i := range windows {
-		at[i] = bucketOf(hash, guesses[i])
+		in[i] = bucketOf(hash, guesses[i])
 		left = append(left, i)
 	}
 	var all finality
@@ -100,10 +100,10 @@ func (s *Sink) exactly(ctx context.Context, base string, windows []int64, guesse
 		commands := make([][]string, 0, 2*len(left))
 		for _, i := range left {
 			commands = append(commands,
-				[]string{"HGET", bucketKey(base, windows[i], 0), marker},
-				[]string{"HGET", bucketKey(base, windows[i], at[i]), field})
+				[]string{"HGET", bucketKey(at.data, windows[i], 0), marker},
+				[]string{"HGET", bucketKey(at.data, windows[i], in[i]), field})
 		}
-		f, answers, err := s.atomic(ctx, base, commands...)
+		f, answers, err := s.atomic(ctx, at, commands...)
 		if err != nil {
 			return nil, nothing, false, err
 		}
@@ -120,8 +120,8 @@ func (s *Sink) exactly(ctx context.Context, base string, windows []int64, guesse
 			if err != nil {
 				return nil, nothing, false, err
 			}
-			if to := bucketOf(hash, buckets); to != at[i] {
-				at[i] = to
+			if to := bucketOf(hash, buckets); to != in[i] {
+				in[i] = to
 				again = append(again, i)
 				continue
 			}

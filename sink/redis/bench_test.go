@@ -4,10 +4,13 @@ package redis_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -189,6 +192,98 @@ func BenchmarkCatchUp(b *testing.B) {
 	}
 	b.ReportMetric(float64(clientCPU()-own)/float64(n), "client-ns/increment")
 	b.ReportMetric(float64(serverCPU(b, client)-server)/float64(n), "server-ns/increment")
+}
+
+// minutesOf is a source of 4 partitions that costs nothing: 2,400,000 clicks of 10,000
+// users over an hour, in order.
+type minutesOf struct {
+	id     string
+	events []tumble.Event
+}
+
+type catchUp []*minutesOf
+
+func clicksOfAnHour(sum bool) (all catchUp) {
+	const users, each = 10_000, 600_000
+	rng := rand.New(rand.NewPCG(1, 1))
+	for p := range 4 {
+		m := &minutesOf{id: fmt.Sprint("p/", p)}
+		for i := range each {
+			ev := tumble.Event{Key: "user_" + strconv.Itoa(p+4*rng.IntN(users/4)), Time: noon.Add(time.Duration(i) * time.Hour / each), Offset: int64(i)}
+			if sum {
+				ev.N = 1 + rng.Int64N(1000)
+			}
+			m.events = append(m.events, ev)
+		}
+		all = append(all, m)
+	}
+	return all
+}
+
+func (c catchUp) Partitions(context.Context, map[string]tumble.Checkpoint) (map[string]tumble.Checkpoint, error) {
+	all := map[string]tumble.Checkpoint{}
+	for _, m := range c {
+		all[m.id] = tumble.Checkpoint{Log: "log"}
+	}
+	return all, nil
+}
+
+func (c catchUp) Run(ctx context.Context, consume func(context.Context, tumble.Partition) error) error {
+	errs := make([]error, len(c))
+	var wg sync.WaitGroup
+	for i, m := range c {
+		wg.Go(func() { errs[i] = consume(ctx, m) })
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+func (m *minutesOf) ID() string { return m.id }
+
+func (m *minutesOf) Resume(_ context.Context, c tumble.Checkpoint) (tumble.Checkpoint, error) {
+	return c, nil
+}
+
+func (m *minutesOf) Fetch(_ context.Context, from tumble.Position) (tumble.Chunk, error) {
+	if int(from.Offset) == len(m.events) {
+		return tumble.Chunk{}, tumble.ErrEnded
+	}
+	next := min(int(from.Offset)+4096, len(m.events))
+	return tumble.Chunk{Events: m.events[from.Offset:next], Next: int64(next), End: int64(len(m.events))}, nil
+}
+
+// BenchmarkRollups is a catch-up, from a source that costs nothing: of minutes alone, with
+// roll-ups of hours and days, and of sums.
+func BenchmarkRollups(b *testing.B) {
+	client := connect(b, single)
+	day := tumble.Window{Calendar: tumble.Day}
+	for _, c := range []struct {
+		name    string
+		rollups []tumble.Rollup
+		sum     bool
+	}{
+		{"minutes", nil, false},
+		{"rollups=2", []tumble.Rollup{{Window: tumble.Window{Size: time.Hour}}, {Window: day}}, false},
+		{"sums", nil, true},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			source := clicksOfAnHour(c.sum)
+			b.ResetTimer()
+			server, own, n := serverCPU(b, client), clientCPU(), int64(0)
+			for range b.N {
+				p, err := tumble.New(tumble.Config{
+					Source: source, Sink: newSink(b, redis.Config{Client: client, Name: unique(b, client)}),
+					Window: minutes.Window, Rollups: c.rollups, Sum: c.sum, Logger: slog.New(slog.DiscardHandler),
+				})
+				require.NoError(b, err)
+				require.NoError(b, p.Run(b.Context()))
+				n += p.Stats().Counted
+			}
+			b.ReportMetric(float64(clientCPU()-own)/float64(n), "client-ns/event")
+			b.ReportMetric(float64(serverCPU(b, client)-server)/float64(n), "server-ns/event")
+			b.ReportMetric(0, "ns/op")
+		})
+	}
 }
 
 // BenchmarkCount reads counts of one window: cached, and while another client

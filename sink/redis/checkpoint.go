@@ -12,8 +12,8 @@ import (
 
 var errSyntax = errors.New("not what this package writes")
 
-// Event times are of the years 1700 to 2199; int64 holds the nanoseconds of
-// 1678 to 2261, which leaves room for what frontiers add.
+// Event times are of the years 1700 to 2199. An int64 holds the nanoseconds of
+// 1678 to 2261, which leaves room for frontiers beyond them.
 var (
 	minEvent = time.Date(1700, 1, 1, 0, 0, 0, 0, time.UTC)
 	maxEvent = time.Date(2200, 1, 1, 0, 0, 0, 0, time.UTC)
@@ -48,7 +48,7 @@ func storedForm(def tumble.Definition, c tumble.Checkpoint) (stored, error) {
 	return s, nil
 }
 
-// record returns what the checkpoints' hash holds, of a writer.
+// record returns the entry of the checkpoints' hash, with its writer.
 func (s stored) record(writer uint64) string {
 	return s.closed + " " + strconv.FormatUint(writer, 16) + " " + s.state
 }
@@ -59,7 +59,7 @@ func (s stored) member(partition string) string { return s.mark + " " + partitio
 // sortable writes nanoseconds so that strings are in the order of the numbers.
 func sortable(ns int64) string { return fmt.Sprintf("%016x", uint64(ns)+1<<63) }
 
-// parseSortable reads what sortable writes, and "-" as the zero time.
+// parseSortable is the inverse of sortable. It reads "-" as the zero time.
 func parseSortable(s string) (time.Time, error) {
 	if s == "-" {
 		return time.Time{}, nil
@@ -97,7 +97,7 @@ func parseMillis(s string) (time.Time, error) {
 	return time.UnixMilli(ms).UTC(), err
 }
 
-// parseRecord reads a checkpoint from what the checkpoints' hash holds.
+// parseRecord reads a checkpoint from an entry of the checkpoints' hash.
 func parseRecord(s string) (c tumble.Checkpoint, err error) {
 	f := strings.SplitN(s, " ", 8)
 	if len(f) != 8 {

@@ -4,16 +4,16 @@
 //	client, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{"localhost:6379"}})
 //	sink, err := redis.New(redis.Config{Client: client, Name: "clicks"})
 //
-// The [Sink] is what a pipeline writes to, and the [tumble.Reader] of what is
+// A pipeline writes to the [Sink], which is also the [tumble.Reader] of all that is
 // stored. A program that only reads makes one of its own from the same name and
 // a client, before or after the first count is stored.
 //
-// # What it promises, and what that takes
+// # The promise, and its price
 //
 // A batch is one script on one shard: the increments and the checkpoint they
 // reach are stored both or neither, whatever error the script meets, for it
 // reads all that it needs before it writes anything. Redis may lose the last
-// seconds of what it acknowledged, when it crashes or a replica takes over:
+// seconds of acknowledged writes, when it crashes or a replica takes over:
 // counts go together with their checkpoints, and a pipeline counts that stretch
 // again. While a slot moves from one master to another its shard may refuse
 // calls, reads of pages too, until it has moved. What must not happen is that
@@ -21,7 +21,7 @@
 // No key here has a time to live, and Open refuses a server whose
 // maxmemory-policy begins with "allkeys". Nothing else may write to the keys.
 //
-// A count is exact up to 2^53 - 1; a batch that goes beyond is refused whole.
+// A count is exact up to 2^53 - 1. A batch that goes beyond is refused as a whole.
 // Redis needs to be version 6 or later.
 //
 // Reads go to the master, also through a client that sends other reads to
@@ -31,8 +31,8 @@
 // has no count in a closed window is asked for each time. Top and Scan read whole
 // windows and do not fill the cache.
 //
-// How long counts are kept may change: each process asks for its Retention when
-// it loads, and in force is the longest that was asked for within the last
+// How long counts are kept may change: each process asks for the Retention of each
+// level when it loads, and in force is the longest that was asked for within the last
 // minute of the server's clock. So in a rolling update a process that asks for
 // less deletes nothing that others still want.
 //
@@ -66,7 +66,7 @@
 //
 // # Layout
 //
-// This is version 3 of the layout. A name under which version 2 is stored is
+// This is version 5 of the layout. A name under which an earlier one is stored is
 // refused: count under another name, or delete its keys.
 //
 // Each shard has a hash tag of its own, so that all its keys are in one slot. The
@@ -74,27 +74,43 @@
 // with its 8 bits reversed: 460, 16, 461, 17 and so on. For a name NAME and a tag
 // TAG the keys are
 //
-//	NAME:{TAG}                hash: what the counts mean
+//	NAME:{TAG}                hash: the definition of the counts
 //	NAME:{TAG}:checkpoints    hash: partition -> checkpoint
 //	NAME:{TAG}:live           sorted set: watermarks of the partitions that go on
 //	NAME:{TAG}:ended          sorted set: watermarks of those that have ended
 //	NAME:{TAG}:finality       string: which windows are closed and past retention
 //	NAME:{TAG}:tainted        string, if another writer has written since the term was drawn
 //	NAME:{TAG}:announced      hash: partition -> token of who is about to end it
-//	NAME:{TAG}:retentions     hash: retention -> when a process asked for it last
+//	NAME:{TAG}:retentions     hash: retentions -> when a process asked for them last
 //	NAME:{TAG}:windows        sorted set: the windows that are stored, by their end
-//	NAME:{TAG}:sizes          hash: window -> number of keys, of those with several buckets
+//	NAME:{TAG}:totals         hash: window -> number of its keys and sum of its counts
 //	NAME:{TAG}:START:BUCKET   hash: field -> count
+//
+// and for the roll-up of level N, counted from 1 in the order of
+// [tumble.Definition.Levels],
+//
+//	NAME:{TAG}:rN:windows       as above
+//	NAME:{TAG}:rN:totals
+//	NAME:{TAG}:rN:START:BUCKET
 //
 // A window is written as its START, a mark as the END of a window, and a moment
 // of the server's clock as itself, all in milliseconds since the Unix epoch. Where
 // there is none "-" stands.
 //
-// The first hash has the fields version; id, random, another one if all was lost
-// and is written again; window, as [tumble.ParseWindow] reads it; grace in
-// milliseconds; droplate, true or false; shards, their number; shard, which one
-// this is; tags, those of all shards, with spaces between; and retention, the one
-// in force in milliseconds, 0 for ever. But for the retention it never changes.
+// The first hash has these fields. Only the retention ever changes.
+//
+//	version    of the layout
+//	id         random, another one if all was lost and is written again
+//	window     as [tumble.ParseWindow] reads it
+//	grace      in milliseconds
+//	droplate   true or false
+//	sum        true or false
+//	maxkey     the length of the longest key in bytes
+//	rollups    the windows of levels 1 and on, with commas between
+//	shards     their number
+//	shard      the number of this one, from 0
+//	tags       of all shards, with spaces between
+//	retention  those in force in milliseconds, 0 for ever, by level with spaces between
 //
 // # Layout: counts
 //
@@ -102,7 +118,7 @@
 // if that begins with a zero byte, a zero byte and the key. In each window the
 // fields are spread over buckets of about 48, few enough for Redis to store
 // them compactly. The field of one zero byte in bucket 0 says how many buckets
-// there are; where it is missing there is one. With h, a hash of the field, n,
+// there are. Where it is missing there is one. With h, a hash of the field, n,
 // the number of buckets, and p, the largest power of two that is at most n, the
 // field is in bucket
 //
@@ -112,7 +128,8 @@
 // The hash begins as 0 and becomes (h + b) * 1664525 mod 2^32 for each byte b of
 // the field. At the end its upper and its lower 16 bits change places, it becomes
 // h * 1664525 mod 2^32, and they change places again. That of "alice" is
-// 0x19945554.
+// 0x19945554. Of a field longer than 64 bytes it is the first 32 bits of its
+// SHA-1.
 //
 // Buckets are split one by one, in turn, as keys get more. A bucket other than 0
 // that has been split has the field of one zero byte too: how many buckets
@@ -123,10 +140,10 @@
 //
 // The finality key holds
 //
-//	CLOSED TERM SHARDS ID FLOOR
+//	CLOSED TERM SHARDS ID FLOOR ...
 //
-// and perhaps more in a later version. A window is closed if its END <= CLOSED,
-// and past retention if its END <= FLOOR, which never falls. Windows past
+// with a FLOOR for each level. A window is closed if its END <= CLOSED, whatever its
+// level, and past retention if its END <= its level's FLOOR, which never falls. Windows past
 // retention are deleted, a piece with every batch and every load. TERM, a random
 // number in hexadecimal digits, is another one after the store has lost something
 // and counts again. The key changes only when a window closes or the floor moves,
@@ -160,9 +177,9 @@
 // first member of live, or if that is empty of the last one of ended, and CLOSED
 // of the finality key is that in this partition's checkpoint.
 //
-// A token is written in hexadecimal digits; " objected" comes after it once
+// A token is written in hexadecimal digits, and " objected" comes after it once
 // somebody has objected. A retention that was asked for within the last 70
-// seconds, for it is noted every 10 seconds only, keeps one that is shorter from
+// seconds, for it is noted every 4 seconds only, keeps one that is shorter from
 // being in force.
 //
 // # Layout: an example
@@ -170,7 +187,7 @@
 // With one shard, in redis-cli:
 //
 //	> HMGET clicks:{460} version window grace retention shards
-//	1) "3"
+//	1) "5"
 //	2) "1m0s"
 //	3) "0"
 //	4) "3600000"

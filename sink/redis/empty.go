@@ -17,9 +17,25 @@ func (s *Sink) assumes(err error) bool {
 	return errors.Is(err, tumble.ErrNoDefinition) && s.cfg.Definition.Window != (tumble.Window{})
 }
 
+// assumed is the definition that the sink was given, of the level that it reads.
+func (s *Sink) assumed() (tumble.Definition, error) {
+	if s.level == nil {
+		return s.cfg.Definition, nil
+	}
+	def, err := levelOf(s.cfg.Definition, *s.level)
+	if err != nil {
+		return def, fmt.Errorf("redis: %s: %w", s.cfg.Name, err)
+	}
+	return def, nil
+}
+
 // emptyCount is the count of a key in the window that holds at.
 func (s *Sink) emptyCount(key string, at time.Time) (tumble.Count, error) {
-	start, end, err := bounds(s.cfg.Definition, at)
+	def, err := s.assumed()
+	if err != nil {
+		return tumble.Count{}, err
+	}
+	start, end, err := bounds(def, at)
 	if err != nil {
 		return tumble.Count{}, err
 	}
@@ -31,7 +47,11 @@ func (s *Sink) emptyPage(at time.Time, cursor string) (tumble.Page, error) {
 	if cursor != "" {
 		return tumble.Page{}, fmt.Errorf("redis: %s: scan: cursor %q: %w", s.cfg.Name, cursor, tumble.ErrCursor)
 	}
-	start, end, err := bounds(s.cfg.Definition, at)
+	def, err := s.assumed()
+	if err != nil {
+		return tumble.Page{}, err
+	}
+	start, end, err := bounds(def, at)
 	if err != nil {
 		return tumble.Page{}, err
 	}

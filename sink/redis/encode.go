@@ -10,10 +10,7 @@ import (
 )
 
 const (
-	// maxCount is the largest count that the script computes exactly: Lua's
-	// numbers are doubles.
-	maxCount = 1<<53 - 1
-	// groupSize bounds how many values a script unpacks at a time; Lua's stack
+	// groupSize bounds how many values a script unpacks at a time. Lua's stack
 	// takes 8,000.
 	groupSize = 1000
 	// perBucket is the number of keys that a bucket of a new window shall hold.
@@ -22,6 +19,10 @@ const (
 	// lookBack is how many windows a new one is compared with. The newest may
 	// have few of their keys yet.
 	lookBack = 16
+	// mostGuess bounds a guess to a multiple of the keys that a batch brings for a
+	// window. Without it one busy minute gives thousands of buckets to each of the
+	// quiet ones that are counted after it.
+	mostGuess = 64
 )
 
 // minStart is before the start of the window that holds the earliest event: a
@@ -30,6 +31,8 @@ var minStart = time.Date(1689, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // A portion is the deltas of one window.
 type portion struct {
+	deltas  []tumble.Delta // of its level
+	level   int
 	window  int64 // its start, in milliseconds since the epoch
 	end     int64
 	keys    uint32
@@ -55,16 +58,28 @@ func cut(places []uint64) (group, rest []uint64) {
 	return places[:n], places[n:]
 }
 
-// encode packs deltas as apply.lua wants them, by window and bucket. It shares no
-// memory with the deltas: a client may still send it when the call has long been
-// given up.
-func (s *shard) encode(deltas []tumble.Delta) (string, error) {
-	portions, size, err := s.split(deltas)
+// encode packs the increments of a batch as apply.lua wants them, by level, window and
+// bucket. It shares no memory with the batch: a client may still send it when the call
+// has long been given up.
+func (s *shard) encode(b tumble.Batch) (string, error) {
+	if n := len(b.Rollups); n > 0 && n != len(s.levels)-1 {
+		return "", fmt.Errorf("the batch has %d roll-ups, must have %d", n, len(s.levels)-1)
+	}
+	portions, size, err := s.split(nil, 0, b.Deltas)
+	for i, deltas := range b.Rollups {
+		if err == nil {
+			var more int
+			portions, more, err = s.split(portions, 1+i, deltas)
+			size += more
+		}
+	}
 	if err != nil {
 		return "", err
 	}
 	list := newPacked(size)
 	for _, p := range portions {
+		deltas := p.deltas
+		list.number(uint32(p.level))
 		list.digits(p.window)
 		list.digits(p.end)
 		list.number(p.buckets)
@@ -85,15 +100,19 @@ func (s *shard) encode(deltas []tumble.Delta) (string, error) {
 	return list.array(), nil
 }
 
-// split checks deltas, divides them by their windows and sorts those of each by
-// bucket. The size is about that of all when packed.
-func (s *shard) split(deltas []tumble.Delta) (portions []portion, size int, err error) {
+// split checks the deltas of a level, divides them by their windows, sorts those of each
+// by bucket, and appends them to all. The size is about that of these when packed.
+func (s *shard) split(all []portion, level int, deltas []tumble.Delta) (_ []portion, size int, err error) {
+	var portions []portion
 	of := make([]uint32, len(deltas)) // portions
 	known := make(map[int64]uint32)   // portions of windows
 	for i := range deltas {
 		d := &deltas[i]
-		if d.N <= 0 || d.N > maxCount {
-			return nil, 0, fmt.Errorf("%.80q: an increment of %d, must be from 1 to %d", d.Key, d.N, maxCount)
+		if d.N <= 0 {
+			return nil, 0, fmt.Errorf("%.80q: an increment of %d, must be positive", d.Key, d.N)
+		}
+		if d.N > tumble.MaxCount {
+			return nil, 0, fmt.Errorf("%w: with %.80q in the window from %s", tumble.ErrOverflow, d.Key, d.Start.Format(time.RFC3339Nano))
 		}
 		size += len(d.Key) + 32
 		if i > 0 && d.Start == deltas[i-1].Start { // nearly always
@@ -109,13 +128,13 @@ func (s *shard) split(deltas []tumble.Delta) (portions []portion, size int, err 
 		if !ok {
 			n = uint32(len(portions))
 			known[ms] = n
-			_, end := s.def.Window.Bounds(d.Start)
-			portions = append(portions, portion{window: ms, end: end.UnixMilli()})
+			_, end := s.levels[level].Window.Bounds(d.Start)
+			portions = append(portions, portion{deltas: deltas, level: level, window: ms, end: end.UnixMilli()})
 		}
 		of[i] = n
 		portions[n].keys++
 	}
-	s.guess(portions)
+	s.guess(level, portions)
 	free := make([]uint64, len(deltas))
 	for i := range portions {
 		p := &portions[i]
@@ -130,7 +149,7 @@ func (s *shard) split(deltas []tumble.Delta) (portions []portion, size int, err 
 	for i := range portions {
 		portions[i].sort(spare)
 	}
-	return portions, size, nil
+	return append(all, portions...), size, nil
 }
 
 // sort sorts the places by their buckets, byte by byte from the lowest. It needs
@@ -159,10 +178,10 @@ func (p *portion) sort(spare []uint64) {
 }
 
 // guess sets how many buckets each window has, as far as is known, and else how
-// many it should begin with: enough for what this batch brings and for as many
+// many it should begin with: enough for the keys of this batch and for as many
 // keys as one of the windows before has, because to split buckets costs the
 // server more than the counts in them (BenchmarkCatchUp).
-func (s *shard) guess(portions []portion) {
+func (s *shard) guess(level int, portions []portion) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	inOrder := make([]*portion, len(portions))
@@ -172,15 +191,16 @@ func (s *shard) guess(portions []portion) {
 	slices.SortFunc(inOrder, func(a, b *portion) int { return cmp.Compare(a.window, b.window) })
 	expected := make(map[int64]uint32) // keys of new windows
 	for _, p := range inOrder {
-		if p.buckets = s.sizes[p.window].buckets; p.buckets > 0 {
+		if p.buckets = s.sizes[place{level, p.window}].buckets; p.buckets > 0 {
 			continue
 		}
 		keys, before := p.keys, time.UnixMilli(p.window)
 		for n := 0; n < lookBack && before.After(minStart); n++ {
-			before, _ = s.def.Window.Bounds(before.Add(-1))
+			before, _ = s.levels[level].Window.Bounds(before.Add(-1))
 			ms := before.UnixMilli()
-			keys = max(keys, s.sizes[ms].keys, expected[ms])
+			keys = max(keys, s.sizes[place{level, ms}].keys, expected[ms])
 		}
+		keys = min(keys, mostGuess*p.keys)
 		expected[p.window] = keys
 		p.buckets = max(1, (keys-1)/perBucket)
 	}

@@ -21,8 +21,8 @@ func denied(reply string) bool {
 	return strings.HasPrefix(reply, "NOPERM") || strings.HasPrefix(strings.TrimPrefix(reply, "ERR "), "unknown command")
 }
 
-// explain adds to an error what it does not say itself: who did not answer, and
-// what a person can do about an answer of the server.
+// explain adds to an error who did not answer, or a hint for the person who reads
+// the server's answer.
 func (s *Sink) explain(ctx context.Context, err error) error {
 	if _, ok := rueidis.IsRedisErr(err); ok {
 		return hinted(err)
@@ -56,7 +56,7 @@ func unanswered(err error) bool {
 		errors.As(err, new(net.Error)) || errors.As(err, new(*tls.CertificateVerificationError))
 }
 
-// hinted adds what a person can do about an answer of the server.
+// hinted adds a hint for the person who reads the server's answer.
 func hinted(err error) error {
 	if errors.Is(err, rueidis.ErrDoCacheAborted) {
 		return fmt.Errorf("the user may not run MULTI, EXEC or PTTL, or the connection broke: %w", err)

@@ -9,20 +9,33 @@ import (
 	"github.com/tumblestream/tumble"
 )
 
-// finality is what a shard says of all its windows: those that end at or before
+// finality holds a shard's marks for all its windows: those that end at or before
 // closed are closed, those at or before floor past retention.
 type finality struct {
-	closed, floor int64 // milliseconds since the epoch; noMark: none
+	closed, floor int64                        // milliseconds since the epoch, noMark for none. The floor is that of the level that is read
+	floors        [1 + tumble.MaxRollups]int64 // of all levels
 	term          uint64
 	shards        int
-	id            string // of the shard's definition; "": it has said nothing yet
+	id            string // of the shard's definition, "" if it has published nothing yet
+}
+
+// at returns what f says of a level.
+func (f finality) at(level int) finality {
+	f.floor = f.floors[level]
+	return f
 }
 
 // noMark is before the end of every window.
 const noMark = math.MinInt64
 
 // nothing is the finality of a shard that has said nothing yet.
-var nothing = finality{closed: noMark, floor: noMark}
+var nothing = func() finality {
+	f := finality{closed: noMark, floor: noMark}
+	for i := range f.floors {
+		f.floors[i] = noMark
+	}
+	return f
+}()
 
 // parseFinality reads a finality key. "" is one that does not exist.
 func parseFinality(s string) (finality, error) {
@@ -31,19 +44,20 @@ func parseFinality(s string) (finality, error) {
 	}
 	f := nothing
 	bad := func() (finality, error) { return nothing, fmt.Errorf("finality %q: %w", s, errSyntax) }
-	words := strings.SplitN(s, " ", 6) // a later version may append to it
-	if len(words) < 5 || words[3] == "" {
+	words := strings.Split(s, " ")
+	if len(words) < 5 || words[3] == "" || len(words)-4 > len(f.floors) {
 		return bad()
 	}
 	var err error
-	for i, mark := range map[int]*int64{0: &f.closed, 4: &f.floor} {
-		if words[i] == "-" {
-			continue
-		}
-		if *mark, err = strconv.ParseInt(words[i], 10, 64); err != nil || *mark == noMark {
+	if f.closed, err = parseMark(words[0]); err != nil {
+		return bad()
+	}
+	for i, word := range words[4:] {
+		if f.floors[i], err = parseMark(word); err != nil {
 			return bad()
 		}
 	}
+	f.floor = f.floors[0]
 	if words[1] != "-" {
 		if f.term, err = strconv.ParseUint(words[1], 16, 64); err != nil {
 			return bad()
@@ -56,7 +70,19 @@ func parseFinality(s string) (finality, error) {
 	return f, nil
 }
 
-// state returns what f says of the window that ends at end.
+// parseMark reads a mark, "-" as none.
+func parseMark(s string) (int64, error) {
+	if s == "-" {
+		return noMark, nil
+	}
+	mark, err := strconv.ParseInt(s, 10, 64)
+	if err == nil && mark == noMark {
+		err = errSyntax
+	}
+	return mark, err
+}
+
+// state returns the state of the window that ends at end.
 func (f finality) state(def tumble.Definition, end int64) tumble.State {
 	switch {
 	case end <= f.floor:

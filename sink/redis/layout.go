@@ -2,6 +2,8 @@ package redis
 
 import (
 	"context"
+	"crypto/sha1" // no secrets: it spreads keys over buckets
+	"encoding/binary"
 	"fmt"
 	"math/bits"
 	"strconv"
@@ -15,13 +17,15 @@ import (
 )
 
 const (
-	version   = "3"
+	version   = "5"
 	maxShards = 256
 	slots     = 16384
 	// marker is the field of a bucket that says how many buckets its window
-	// had when the bucket was last split; in bucket 0, how many it has. It is
+	// had when the bucket was last split. In bucket 0 it says how many it has. It is
 	// no key's field, see fieldOf.
 	marker = "\x00"
+	// longField is from how many bytes on a field is hashed by SHA-1.
+	longField = 64
 )
 
 // tags are the hash tags of the shards: of shard i the smallest number whose
@@ -87,8 +91,13 @@ func keyOf(field string) string { return strings.TrimPrefix(field, marker) }
 // before a last step and once after it. A script computes the same in doubles,
 // which are exact below 2^53: the multiplier, that of the generator ranqd1 in
 // Numerical Recipes, must not be much larger. SHA-1, which Redis has, took a third
-// of the time to encode an increment (BenchmarkEncode).
+// of the time to encode an increment (BenchmarkEncode). For a long field it is the
+// faster one by far in a script, where each byte costs as much as a hundred in C.
 func hashOf(field string) uint32 {
+	if len(field) > longField {
+		sum := sha1.Sum([]byte(field))
+		return binary.BigEndian.Uint32(sum[:])
+	}
 	var h uint32
 	for i := range len(field) {
 		h = (h + uint32(field[i])) * 1664525
@@ -106,33 +115,86 @@ func bucketOf(hash, n uint32) uint32 {
 	return uint32(i)
 }
 
-// layout is what is stored under a name. But for the retention none of it ever
+// layout is the stored definition of a name. But for the retention none of it ever
 // changes.
 type layout struct {
-	id     string // of the shard that was read; random, another one if all was lost and written again
+	id     string // of the shard that was read, random: another one if all was lost and written again
 	shards int
-	def    tumble.Definition // with the retention in force when it was read
+	whole  tumble.Definition // with the retentions in force when it was read
+	def    tumble.Definition // of the level that is read
 	bases  []string          // of the shards
+	sites  []site            // of the shards
 	proven []atomic.Value    // of the shards: the id under which the shard has this definition
+	levels []*layout         // the same as seen by who reads each level
 }
 
-// fields returns what a shard's own key holds, names and values by turns, but
+// A site is where the counts of one level are in a shard.
+type site struct {
+	base  string // the shard's own key
+	data  string // what the keys of the level's windows begin with
+	level int
+}
+
+// siteOf returns the site of a level in the shard with the key base.
+func siteOf(base string, level int) site {
+	if level == 0 {
+		return site{base, base, 0}
+	}
+	return site{base, base + ":r" + strconv.Itoa(level), level}
+}
+
+// split sets up l as a reader of level 0 sees it, and its levels.
+func (l *layout) split() {
+	l.levels = make([]*layout, 1+len(l.whole.Rollups))
+	for i := range l.levels {
+		seen := *l
+		seen.def, seen.sites = l.whole.Level(i), nil
+		for _, base := range l.bases {
+			seen.sites = append(seen.sites, siteOf(base, i))
+		}
+		l.levels[i] = &seen
+	}
+	l.def, l.sites = l.levels[0].def, l.levels[0].sites
+}
+
+// of returns l as a reader of a window sees it, nil for the finest.
+func (l *layout) of(w *tumble.Window) (*layout, error) {
+	if w == nil {
+		return l, nil
+	}
+	level, err := l.whole.LevelOf(*w)
+	if err != nil {
+		return nil, err
+	}
+	return l.levels[level], nil
+}
+
+// fields returns the fields of a shard's own key, names and values by turns, but
 // for the id and the retention.
 func fields(def tumble.Definition, shards, shard int) []string {
+	var rollups []string
+	for _, level := range def.Levels()[1:] {
+		rollups = append(rollups, level.Window.String())
+	}
 	return []string{
 		"version", version,
 		"window", def.Window.String(),
 		"grace", strconv.FormatInt(def.Grace.Milliseconds(), 10),
 		"droplate", strconv.FormatBool(def.DropLate),
+		"sum", strconv.FormatBool(def.Sum),
+		"maxkey", strconv.Itoa(def.Longest()),
+		"rollups", strings.Join(rollups, ","),
 		"shards", strconv.Itoa(shards),
 		"shard", strconv.Itoa(shard),
 		"tags", strings.Join(tags[:shards], " "),
 	}
 }
 
-// parseLayout reads what a shard's own key holds.
+// parseLayout reads the fields of a shard's own key.
 func parseLayout(name string, stored map[string]string) (*layout, error) {
-	if v := stored["version"]; v != version {
+	if v := stored["version"]; v == dropped {
+		return nil, fmt.Errorf("%w: the name %s is being deleted: call Drop again to finish that, then everything is counted again from the log", tumble.ErrDefinition, name)
+	} else if v != version {
 		return nil, fmt.Errorf("%w: the keys %s:{*} are of version %.20q of the layout, this is version %s: "+
 			"count under another name, or delete the keys, and everything is counted again from the log",
 			tumble.ErrDefinition, name, v, version)
@@ -145,22 +207,34 @@ func parseLayout(name string, stored map[string]string) (*layout, error) {
 	if l.id == "" || strings.ContainsAny(l.id, " ") {
 		return bad("id", errSyntax)
 	}
-	if l.def.Window, err = tumble.ParseWindow(stored["window"]); err != nil {
+	if l.whole.Window, err = tumble.ParseWindow(stored["window"]); err != nil {
 		return bad("window", err)
+	}
+	if l.whole.Grace, err = parseDuration(stored["grace"]); err != nil {
+		return bad("grace", err)
+	}
+	if text := stored["rollups"]; text != "" {
+		for _, name := range strings.Split(text, ",") {
+			w, err := tumble.ParseWindow(name)
+			if err != nil {
+				return bad("rollups", err)
+			}
+			l.whole.Rollups = append(l.whole.Rollups, tumble.Rollup{Window: w})
+		}
+	}
+	if l.whole, err = keeping(l.whole, stored["retention"]); err != nil {
+		return bad("retention", err)
 	}
 	for _, f := range []struct {
 		name string
-		to   *time.Duration
-	}{{"grace", &l.def.Grace}, {"retention", &l.def.Retention}} {
-		if *f.to, err = parseDuration(stored[f.name]); err != nil {
-			return bad(f.name, err)
+		to   *bool
+	}{{"droplate", &l.whole.DropLate}, {"sum", &l.whole.Sum}} {
+		if *f.to = stored[f.name] == "true"; !*f.to && stored[f.name] != "false" {
+			return bad(f.name, errSyntax)
 		}
 	}
-	switch stored["droplate"] {
-	case "true", "false":
-		l.def.DropLate = stored["droplate"] == "true"
-	default:
-		return bad("droplate", errSyntax)
+	if l.whole.MaxKey, err = strconv.Atoi(stored["maxkey"]); err != nil || l.whole.MaxKey < 1 {
+		return bad("maxkey", errSyntax)
 	}
 	if l.shards, err = strconv.Atoi(stored["shards"]); err != nil || l.shards < 1 || l.shards > maxShards {
 		return bad("shards", errSyntax)
@@ -168,14 +242,43 @@ func parseLayout(name string, stored map[string]string) (*layout, error) {
 	if stored["tags"] != strings.Join(tags[:l.shards], " ") {
 		return bad("tags", errSyntax)
 	}
-	if err := l.def.Validate(); err != nil {
+	if err := l.whole.Validate(); err != nil {
 		return nil, fmt.Errorf("the stored definition: %w", err)
 	}
 	for i := range l.shards {
 		l.bases = append(l.bases, baseKey(name, i))
 	}
 	l.proven = make([]atomic.Value, l.shards)
+	l.split()
 	return l, nil
+}
+
+// retentions writes those of a definition by level, in whole milliseconds.
+func retentions(def tumble.Definition) string {
+	var list []string
+	for _, level := range def.Levels() {
+		list = append(list, strconv.FormatInt(level.Retention.Milliseconds(), 10))
+	}
+	return strings.Join(list, " ")
+}
+
+// keeping returns def with the retentions that text holds.
+func keeping(def tumble.Definition, text string) (tumble.Definition, error) {
+	levels := def.Levels()
+	words := strings.Split(text, " ")
+	if len(words) != len(levels) {
+		return def, errSyntax
+	}
+	for i, word := range words {
+		var err error
+		if levels[i].Retention, err = parseDuration(word); err != nil {
+			return def, err
+		}
+	}
+	if def.Retention, def.Rollups = levels[0].Retention, nil; len(levels) > 1 {
+		def.Rollups = levels[1:]
+	}
+	return def, nil
 }
 
 // parseDuration reads whole milliseconds.
@@ -196,7 +299,7 @@ func (l *layout) knows(shard int, f finality) bool {
 // shardOf returns the shard of a key.
 func (l *layout) shardOf(key string) int { return int(tumble.Hash(key) % uint64(l.shards)) }
 
-// readLayout asks the servers what is stored under the sink's name. An error
+// readLayout asks the servers for the definition under the sink's name. An error
 // wraps tumble.ErrNoDefinition if it is nothing.
 func (s *Sink) readLayout(ctx context.Context) (*layout, error) {
 	fail := func(err error) (*layout, error) {
@@ -230,7 +333,7 @@ func (s *Sink) readLayout(ctx context.Context) (*layout, error) {
 	return l, nil
 }
 
-// readFields returns what the shard's own key holds, nothing if there is none.
+// readFields returns the fields of the shard's own key, none if it is missing.
 func (s *Sink) readFields(ctx context.Context, shard int) (map[string]string, error) {
 	stored, err := s.client.Do(ctx, s.read("HGETALL", baseKey(s.cfg.Name, shard))).AsStrMap()
 	if err != nil {
@@ -256,7 +359,7 @@ func (s *Sink) findShard(ctx context.Context, i int) (int, error) {
 	return 0, tumble.ErrNoDefinition
 }
 
-// layout returns what is stored under the sink's name, as readLayout does, but
+// layout returns the definition under the sink's name, as readLayout does, but
 // asks the client's cache first.
 func (s *Sink) layout(ctx context.Context) (*layout, error) {
 	id, err := s.client.DoCache(ctx, s.cached("HGET", baseKey(s.cfg.Name, 0), "id"), s.cfg.CacheTTL).ToString()

@@ -99,7 +99,8 @@ func TestFieldOf(t *testing.T) {
 // has to, and wants keys of all kinds spread well: a bucket that reaches 128
 // fields takes Redis several times the memory.
 func TestHashOf(t *testing.T) {
-	for field, want := range map[string]uint32{"": 0, "alice": 0x19945554, "user_1234": 0xbe6cf381, strings.Repeat("\xff", 9): 0x5eb80c27} {
+	for field, want := range map[string]uint32{"": 0, "alice": 0x19945554, "user_1234": 0xbe6cf381, strings.Repeat("\xff", 9): 0x5eb80c27,
+		strings.Repeat("k", 64): 0x857ef0c, strings.Repeat("k", 65): 0xe5f41211} {
 		require.Equal(t, want, hashOf(field), "%q", field)
 	}
 	for name, key := range map[string]func(i int) string{
@@ -109,6 +110,7 @@ func TestHashOf(t *testing.T) {
 		"what follows":   func(i int) string { return fmt.Sprintf("%d@example.com", i) },
 		"addresses":      func(i int) string { return fmt.Sprintf("10.0.%d.%d", i>>8, i&255) },
 		"hexadecimal":    func(i int) string { return fmt.Sprintf("%032x", sha1.Sum([]byte{byte(i), byte(i >> 8)})) },
+		"long":           func(i int) string { return fmt.Sprintf("%01000d", i) },
 		"bytes":          func(i int) string { return string(binary.BigEndian.AppendUint32(nil, uint32(i))) },
 		"bytes, swapped": func(i int) string { return string(binary.LittleEndian.AppendUint32(nil, uint32(i))) },
 	} {
@@ -282,14 +284,18 @@ func FuzzFinality(f *testing.F) {
 			}
 			return strconv.FormatInt(ms, 10)
 		}
-		again, err := parseFinality(fmt.Sprintf("%s %x %d %s %s more", mark(f.closed), f.term, f.shards, f.id, mark(f.floor)))
+		var floors []string
+		for _, floor := range f.floors {
+			floors = append(floors, mark(floor))
+		}
+		again, err := parseFinality(fmt.Sprintf("%s %x %d %s %s", mark(f.closed), f.term, f.shards, f.id, strings.Join(floors, " ")))
 		require.NoError(t, err)
 		require.Equal(t, f, again)
 	})
 }
 
 func TestCursor(t *testing.T) {
-	s := &Sink{cfg: Config{Name: "n"}}
+	s := &Sink{core: &core{cfg: Config{Name: "n"}}}
 	l := &layout{shards: 16, def: minutesForever}
 	cursor := s.cursor(l, 60000, 3, 700)
 	shard, bucket, err := s.parseCursor(l, 60000, cursor)
@@ -307,7 +313,7 @@ func TestCursor(t *testing.T) {
 	}
 	_, _, err = s.parseCursor(l, 120000, cursor)
 	require.ErrorIs(t, err, tumble.ErrCursor, "another window's")
-	_, _, err = (&Sink{cfg: Config{Name: "m"}}).parseCursor(l, 60000, cursor)
+	_, _, err = (&Sink{core: &core{cfg: Config{Name: "m"}}}).parseCursor(l, 60000, cursor)
 	require.ErrorIs(t, err, tumble.ErrCursor, "another name's")
 }
 
@@ -340,9 +346,9 @@ func TestHighest(t *testing.T) {
 // TestEncode wants every delta once, in the group of its window and bucket, and
 // no memory shared with the batch.
 func TestEncode(t *testing.T) {
-	s := newShard(&Sink{}, minutesForever, 1, 0)
+	s := newShard(&Sink{core: &core{}}, minutesForever, 1, 0)
 	noon := time.Date(2024, 5, 1, 12, 0, 0, 0, time.UTC)
-	s.sizes[noon.UnixMilli()] = size{buckets: 1000}
+	s.sizes[place{0, noon.UnixMilli()}] = size{buckets: 1000}
 	want := make(map[string]int64)
 	var deltas []tumble.Delta
 	for i := range 3500 {
@@ -350,7 +356,7 @@ func TestEncode(t *testing.T) {
 		deltas = append(deltas, d)
 		want[fmt.Sprint(d.Start.UnixMilli(), " ", d.Key)] = d.N
 	}
-	text, err := s.encode(deltas)
+	text, err := s.encode(tumble.Batch{Deltas: deltas})
 	require.NoError(t, err)
 	list := unpack(t, text)
 	got := make(map[string]int64)
@@ -360,6 +366,8 @@ func TestEncode(t *testing.T) {
 		return n
 	}
 	for len(list) > 0 {
+		require.Zero(t, list[0], "the level")
+		list = list[1:]
 		window, buckets, groups := digits(0), list[2].(uint32), list[3].(uint32)
 		require.Equal(t, window+60_000, digits(1))
 		if window == noon.UnixMilli() {
@@ -383,10 +391,10 @@ func TestEncode(t *testing.T) {
 	require.Equal(t, want, got)
 
 	for _, bad := range []tumble.Delta{
-		{Start: noon, Key: "a"}, {Start: noon, Key: "a", N: -1}, {Start: noon, Key: "a", N: maxCount + 1},
+		{Start: noon, Key: "a"}, {Start: noon, Key: "a", N: -1}, {Start: noon, Key: "a", N: tumble.MaxCount + 1},
 		{Start: noon.Add(1), Key: "a", N: 1}, {Key: "a", N: 1},
 	} {
-		_, err := s.encode([]tumble.Delta{bad})
+		_, err := s.encode(tumble.Batch{Deltas: []tumble.Delta{bad}})
 		require.Error(t, err, "%v", bad)
 	}
 }
@@ -431,31 +439,34 @@ func unpack(t *testing.T, text string) (list []any) {
 func TestGuess(t *testing.T) {
 	noon := time.Date(2024, 5, 1, 12, 0, 0, 0, time.UTC)
 	at := func(minute int) int64 { return noon.Add(time.Duration(minute) * time.Minute).UnixMilli() }
-	s := newShard(&Sink{}, minutesForever, 1, 0)
+	s := newShard(&Sink{core: &core{}}, minutesForever, 1, 0)
 	const last = 1 + 3*lookBack
-	s.sizes[at(0)] = size{buckets: 40, keys: 961}
-	s.sizes[at(1)] = size{buckets: 1, keys: 2}
-	s.sizes[at(last)] = size{buckets: 7, keys: 100}
+	s.sizes[place{0, at(0)}] = size{buckets: 40, keys: 961}
+	s.sizes[place{0, at(1)}] = size{buckets: 1, keys: 2}
+	s.sizes[place{0, at(last)}] = size{buckets: 7, keys: 100}
 	for minute, want := range map[int]uint32{
 		0: 40, last: 7, // known
 		2: 20, lookBack: 20, // as many keys as the first has, though it has more buckets
 		1 + lookBack: 1, last - 1: 1, // that is too long ago
 		last + 1: 2, last + lookBack: 2, // after the last
 	} {
-		one := []portion{{window: at(minute), keys: 1}}
-		s.guess(one)
+		one := []portion{{window: at(minute), keys: 20}}
+		s.guess(0, one)
 		require.Equal(t, want, one[0].buckets, "minute %d", minute)
 	}
+	one := []portion{{window: at(2), keys: 1}}
+	s.guess(0, one)
+	require.EqualValues(t, 1, one[0].buckets, "a quiet minute after a busy one")
 	many := []portion{{window: at(3), keys: 48*30 + 1}}
-	s.guess(many)
+	s.guess(0, many)
 	require.EqualValues(t, 30, many[0].buckets)
 
 	var row []portion // a catch-up brings many windows at once, in any order
 	for minute := last + 1; minute < last+3*lookBack; minute++ {
-		row = append(row, portion{window: at(minute), keys: 1})
+		row = append(row, portion{window: at(minute), keys: 2})
 	}
 	slices.Reverse(row[lookBack:])
-	s.guess(row)
+	s.guess(0, row)
 	for _, p := range row {
 		require.EqualValues(t, 2, p.buckets, "%v", time.UnixMilli(p.window))
 	}

@@ -337,10 +337,10 @@ func TestErrorInTheMiddle(t *testing.T) {
 		call    func(ctx context.Context, sh tumble.Shard) error
 		touches string
 	}{
-		"apply": {batch(func(*tumble.Batch) {}), " checkpoints finality tainted sizes windows " + later + ":0"},
+		"apply": {batch(func(*tumble.Batch) {}), " checkpoints finality tainted totals windows " + later + ":0"},
 		// So far that the next one goes by its own floor, and deletes.
 		"apply that closes": {batch(func(b *tumble.Batch) { b.To.Watermark = noon.Add(2 * time.Minute) }),
-			" checkpoints finality tainted live sizes windows " + later + ":0"},
+			" checkpoints finality tainted live totals windows " + later + ":0"},
 		"apply that moves on": {batch(func(b *tumble.Batch) { b.To.Watermark = b.To.Watermark.Add(1) }), " checkpoints finality tainted live"},
 		"apply that ends":     {batch(func(b *tumble.Batch) { b.To.Ended, b.Token = true, 7 }), " checkpoints finality tainted live ended announced"},
 		"load": {func(ctx context.Context, sh tumble.Shard) error {

@@ -7,7 +7,7 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// packed is an array in MessagePack, of what apply.lua needs: numbers and strings
+// packed is an array in MessagePack for apply.lua, of numbers and strings
 // (https://github.com/msgpack/msgpack/blob/master/spec.md). Sent as one argument
 // it costs client and server less than its elements would, each as one of its
 // own (BenchmarkCatchUp).
@@ -55,7 +55,7 @@ func (p *packed) text(s string) {
 	p.bytes = append(p.bytes, s...)
 }
 
-// array returns what was appended. Nothing may be appended after it.
+// array returns the array. Nothing may be appended after it.
 func (p *packed) array() string {
 	p.bytes[0] = 0xdd
 	binary.BigEndian.PutUint32(p.bytes[1:], p.n)

@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"hash/fnv"
-	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -25,7 +24,7 @@ const bucketsAtOnce = 64
 const firstBuckets = 8
 
 // Top returns the n highest counts in the window that holds at, which must be
-// in [1700, 2200); see [tumble.Reader]. It reads the whole window, piece by
+// in [1700, 2200). See [tumble.Reader]. It reads the whole window, piece by
 // piece, and holds n counts and a piece of each shard.
 func (s *Sink) Top(ctx context.Context, at time.Time, n int) (tumble.Page, error) {
 	var page tumble.Page
@@ -60,7 +59,7 @@ func (s *Sink) Top(ctx context.Context, at time.Time, n int) (tumble.Page, error
 }
 
 // Scan returns about limit of the counts in the window that holds at, which
-// must be in [1700, 2200); see [tumble.Reader]. A page consists of whole
+// must be in [1700, 2200). See [tumble.Reader]. A page consists of whole
 // buckets, of up to about a hundred counts each. While a window is written to,
 // a key may come twice.
 func (s *Sink) Scan(ctx context.Context, at time.Time, cursor string, limit int) (tumble.Page, error) {
@@ -131,18 +130,18 @@ func (s *Sink) newPage(l *layout, at time.Time) (*pageReader, error) {
 // twice. It reports false if the shard fell back since the last piece, and may
 // have keys in lower buckets again.
 func (r *pageReader) read(ctx context.Context, shard int, from uint32, some int, f func(tumble.Count)) (uint32, bool, error) {
-	base := r.layout.bases[shard]
+	at := r.layout.sites[shard]
 	had := r.buckets[shard]
 	if had == 0 {
 		some = min(some, firstBuckets)
 	} else {
 		some = min(some, int(had-from))
 	}
-	commands := [][]string{{"HGET", bucketKey(base, r.window, 0), marker}}
+	commands := [][]string{{"HGET", bucketKey(at.data, r.window, 0), marker}}
 	for i := range some {
-		commands = append(commands, []string{"HGETALL", bucketKey(base, r.window, from+uint32(i))})
+		commands = append(commands, []string{"HGETALL", bucketKey(at.data, r.window, from+uint32(i))})
 	}
-	said, answers, err := r.sink.atomic(ctx, base, commands...)
+	said, answers, err := r.sink.atomic(ctx, at, commands...)
 	if err != nil {
 		return 0, false, err
 	}
@@ -181,7 +180,7 @@ func (r *pageReader) read(ctx context.Context, shard int, from uint32, some int,
 }
 
 // finish returns the page with counts. The shards that none of them is of have a
-// say in what the window is, as they are now.
+// say in the state of the window, as they are now.
 func (r *pageReader) finish(ctx context.Context, counts []tumble.Count) (tumble.Page, error) {
 	var shards []int
 	var cmds []rueidis.Completed
@@ -197,19 +196,14 @@ func (r *pageReader) finish(ctx context.Context, counts []tumble.Count) (tumble.
 			if err != nil {
 				return tumble.Page{}, err
 			}
-			r.said[shards[i]] = f
+			r.said[shards[i]] = f.at(r.layout.sites[shards[i]].level)
 		}
 	}
 	var err error
 	if r.of, err = r.sink.proves(ctx, r.layout, r.said); err != nil || !r.of {
 		return tumble.Page{}, err
 	}
-	all := finality{closed: math.MaxInt64, floor: noMark}
-	for shard := range r.layout.bases {
-		f := r.said[shard]
-		all.closed, all.floor = min(all.closed, f.closed), max(all.floor, f.floor)
-		all.term = all.term*0x9e3779b97f4a7c15 + f.term // odd: another sum if one of them is another
-	}
+	all := together(r.layout, r.said)
 	page := tumble.Page{Start: r.start, End: r.end, Counts: counts, State: all.state(r.layout.def, r.end.UnixMilli()), Term: all.term}
 	for i := range counts {
 		counts[i].Start, counts[i].End, counts[i].State = page.Start, page.End, page.State

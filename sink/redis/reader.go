@@ -49,25 +49,27 @@ const (
 
 var errUnstable = errors.New("what is stored was replaced while it was read")
 
-// Definition returns what the counts mean; see [tumble.Reader]. Its Retention is
+// Definition returns the meaning of the counts. See [tumble.Reader]. Its Retention is
 // the one that is in force in the first shard.
 func (s *Sink) Definition(ctx context.Context) (tumble.Definition, error) {
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
 	l, err := s.layout(ctx)
 	if s.assumes(err) {
-		return s.cfg.Definition, nil
+		return s.assumed()
 	}
 	if err != nil {
 		return tumble.Definition{}, err
 	}
-	def := l.def
+	def := l.whole
 	text, err := s.client.DoCache(ctx, s.cached("HGET", l.bases[0], "retention"), s.cfg.CacheTTL).ToString()
-	if rueidis.IsRedisNil(err) {
-		return def, nil // the first shard is lost: as another one has it
-	}
 	if err == nil {
-		def.Retention, err = parseDuration(text)
+		def, err = keeping(def, text)
+	} else if rueidis.IsRedisNil(err) {
+		err = nil // the first shard is lost: as another one has it
+	}
+	if err == nil && s.level != nil {
+		def, err = levelOf(def, *s.level)
 	}
 	if err != nil {
 		return tumble.Definition{}, fmt.Errorf("redis: %s: definition: %w", s.cfg.Name, s.explain(ctx, err))
@@ -75,8 +77,25 @@ func (s *Sink) Definition(ctx context.Context) (tumble.Definition, error) {
 	return def, nil
 }
 
+// levelOf returns the definition of the level that counts a window.
+func levelOf(def tumble.Definition, w tumble.Window) (tumble.Definition, error) {
+	level, err := def.LevelOf(w)
+	if err != nil {
+		return tumble.Definition{}, err
+	}
+	return def.Level(level), nil
+}
+
+// Rollup returns the Reader of a window's counts. See [tumble.Reader].
+func (s *Sink) Rollup(w tumble.Window) (tumble.Reader, error) {
+	if err := w.Validate(); err != nil {
+		return nil, fmt.Errorf("redis: %s: roll-up: %w", s.cfg.Name, err)
+	}
+	return &Sink{core: s.core, level: &w}, nil
+}
+
 // Count returns the count of key in the window that holds at, which must be in
-// [1700, 2200); see [tumble.Reader].
+// [1700, 2200). See [tumble.Reader].
 func (s *Sink) Count(ctx context.Context, key string, at time.Time) (tumble.Count, error) {
 	var count tumble.Count
 	err := s.stable(ctx, "count", func(ctx context.Context, l *layout, try int) (bool, error) {
@@ -89,7 +108,7 @@ func (s *Sink) Count(ctx context.Context, key string, at time.Time) (tumble.Coun
 		set := func(n int64, f finality) {
 			count = tumble.Count{Key: key, Start: start, End: end, N: n, State: f.state(l.def, end.UnixMilli()), Term: f.term}
 		}
-		if try == 0 && !s.doubts(ctx, l.bases[shard]) {
+		if try == 0 && !s.doubts(ctx, l.sites[shard]) {
 			var n int64
 			var f finality
 			var ok bool
@@ -102,7 +121,7 @@ func (s *Sink) Count(ctx context.Context, key string, at time.Time) (tumble.Coun
 				return true, nil
 			}
 		}
-		counts, f, ok, err := s.exactly(ctx, l.bases[shard], []int64{ms}, []uint32{guess}, field)
+		counts, f, ok, err := s.exactly(ctx, l.sites[shard], []int64{ms}, []uint32{guess}, field)
 		if err != nil || !ok {
 			return false, err
 		}
@@ -121,16 +140,16 @@ func (s *Sink) Count(ctx context.Context, key string, at time.Time) (tumble.Coun
 // cachedCount looks a count up, and how many buckets its window has. It reports
 // false if the count must be read in one transaction.
 func (s *Sink) cachedCount(ctx context.Context, l *layout, shard int, start, end int64, field string) (n int64, buckets uint32, f finality, ok bool, err error) {
-	base := l.bases[shard]
-	before, err := s.look(ctx, base)
+	at := l.sites[shard]
+	before, err := s.look(ctx, at)
 	if err != nil {
 		return 0, 1, nothing, false, err
 	}
-	n, buckets, cached, err := s.lookup(ctx, base, start, field)
+	n, buckets, cached, err := s.lookup(ctx, at.data, start, field)
 	if err != nil {
 		return 0, 1, nothing, false, err
 	}
-	after, err := s.lookAgain(ctx, base, before, cached || n > 0 && end > before.closed)
+	after, err := s.lookAgain(ctx, at, before, cached || n > 0 && end > before.closed)
 	if err != nil {
 		return 0, 1, nothing, false, err
 	}
@@ -160,7 +179,11 @@ func (s *Sink) stable(ctx context.Context, what string, read func(ctx context.Co
 	defer cancel()
 	l, err := s.layout(ctx)
 	for try := 0; err == nil && try < maxTries; try++ {
-		ok, err := read(ctx, l, try)
+		seen, err := l.of(s.level)
+		ok := false
+		if err == nil {
+			ok, err = read(ctx, seen, try)
+		}
 		if err != nil {
 			return fmt.Errorf("redis: %s: %s: %w", s.cfg.Name, what, s.explain(ctx, err))
 		}
@@ -179,35 +202,36 @@ func (s *Sink) stable(ctx context.Context, what string, read func(ctx context.Co
 	return fmt.Errorf("redis: %s: %s: %w", s.cfg.Name, what, errUnstable)
 }
 
-// look returns what the shard says of its windows.
-func (s *Sink) look(ctx context.Context, base string) (finality, error) {
-	return finalityOf(s.client.DoCache(ctx, s.cached("GET", base+":finality"), s.cfg.CacheTTL).ToString())
+// look returns the finality of the shard.
+func (s *Sink) look(ctx context.Context, at site) (finality, error) {
+	f, err := finalityOf(s.client.DoCache(ctx, s.cached("GET", at.base+":finality"), s.cfg.CacheTTL).ToString())
+	return f.at(at.level), err
 }
 
 // lookAgain is the second look. cached says that the cache had all that was
 // looked up since the first one, or that nothing depends on it.
-func (s *Sink) lookAgain(ctx context.Context, base string, before finality, cached bool) (finality, error) {
+func (s *Sink) lookAgain(ctx context.Context, at site, before finality, cached bool) (finality, error) {
 	if cached || s.client.Mode() != rueidis.ClientModeCluster {
-		return s.look(ctx, base)
+		return s.look(ctx, at)
 	}
-	f, err := finalityOf(s.client.Do(ctx, s.read("GET", base+":finality")).ToString())
+	f, err := finalityOf(s.client.Do(ctx, s.read("GET", at.base+":finality")).ToString())
 	if err == nil && (f.id != before.id || f.term != before.term || f.closed < before.closed) {
-		s.doubted.Store(base, before)
+		s.doubted.Store(at.base, before.at(0))
 	}
-	return f, err
+	return f.at(at.level), err
 }
 
 // doubts reports whether the cache still shows a finality that the server has
 // contradicted. Then counts that are in the cache cannot be judged by it.
-func (s *Sink) doubts(ctx context.Context, base string) bool {
-	doubted, ok := s.doubted.Load(base)
+func (s *Sink) doubts(ctx context.Context, at site) bool {
+	doubted, ok := s.doubted.Load(at.base)
 	if !ok {
 		return false
 	}
-	if f, err := s.look(ctx, base); err != nil || f == doubted {
+	if f, err := s.look(ctx, at); err != nil || f.at(0) == doubted {
 		return true
 	}
-	s.doubted.CompareAndDelete(base, doubted)
+	s.doubted.CompareAndDelete(at.base, doubted)
 	return false
 }
 
@@ -241,7 +265,7 @@ func (s *Sink) proves(ctx context.Context, l *layout, said map[int]finality) (bo
 		if err != nil {
 			return false, err
 		}
-		if own.id != said[shard].id || !own.def.Same(l.def) || own.shards != l.shards {
+		if own.id != said[shard].id || !own.whole.Same(l.whole) || own.shards != l.shards {
 			return false, nil
 		}
 		l.proven[shard].Store(own.id)
@@ -251,8 +275,8 @@ func (s *Sink) proves(ctx context.Context, l *layout, said map[int]finality) (bo
 
 // lookup returns the count of a field in a window, how many buckets that has,
 // and whether the cache had all of this.
-func (s *Sink) lookup(ctx context.Context, base string, window int64, field string) (count int64, n uint32, cached bool, err error) {
-	r := s.client.DoCache(ctx, s.cached("HGET", bucketKey(base, window, 0), marker), s.cfg.CacheTTL)
+func (s *Sink) lookup(ctx context.Context, data string, window int64, field string) (count int64, n uint32, cached bool, err error) {
+	r := s.client.DoCache(ctx, s.cached("HGET", bucketKey(data, window, 0), marker), s.cfg.CacheTTL)
 	if n, err = buckets(r.ToMessage()); err != nil {
 		return 0, 1, false, err
 	}
@@ -260,7 +284,7 @@ func (s *Sink) lookup(ctx context.Context, base string, window int64, field stri
 	hash := hashOf(field)
 	for {
 		i := bucketOf(hash, n)
-		r := s.client.DoCache(ctx, s.cached("HMGET", bucketKey(base, window, i), field, marker), s.cfg.CacheTTL)
+		r := s.client.DoCache(ctx, s.cached("HMGET", bucketKey(data, window, i), field, marker), s.cfg.CacheTTL)
 		pair, err := r.ToArray()
 		if err != nil {
 			return 0, 1, false, err

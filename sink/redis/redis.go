@@ -23,12 +23,12 @@ type Config struct {
 	// shares it, and the caller closes it after the last use. Required.
 	Client rueidis.Client
 
-	// Name is what the keys begin with: counts under different names have
+	// Name is the beginning of the keys: counts under different names have
 	// nothing to do with each other. Any bytes but { and }. Required.
 	Name string
 
 	// Shards is the number of shards, from 1 to 256, that a sink divides its
-	// counts among when it stores the first under Name; it never changes after.
+	// counts among when it stores the first under Name. It never changes after.
 	// 0 takes the number that is stored, and 16 if none is. Any other number
 	// must be the stored one.
 	Shards int
@@ -42,7 +42,7 @@ type Config struct {
 	// staleness. Defaults to 10 minutes.
 	CacheTTL time.Duration
 
-	// Definition, if its Window is set, is what a Reader goes by while nothing is
+	// Definition, if its Window is set, guides a Reader while nothing is
 	// stored under Name: it answers zeros that are open, before the first count
 	// and after the server lost everything. What is stored overrules it. By
 	// default such reads are an error that wraps [tumble.ErrNoDefinition].
@@ -56,7 +56,7 @@ type Config struct {
 
 const (
 	defaultShards = 16
-	// openTimeout is what Open may take: whoever starts a program watches.
+	// openTimeout bounds Open: whoever starts a program watches.
 	openTimeout = 4 * time.Second
 )
 
@@ -65,6 +65,12 @@ const (
 // be closed. As a Reader it needs no Open: it learns from Redis what is stored
 // under its name.
 type Sink struct {
+	*core
+	level *tumble.Window // nil: the finest. See Rollup
+}
+
+// core is what a Sink and the Readers of its roll-ups share.
+type core struct {
 	client rueidis.Client
 	cfg    Config
 	known  atomic.Pointer[layout] // the last that was read
@@ -89,7 +95,7 @@ func New(cfg Config) (*Sink, error) {
 	case cfg.Name == "":
 		return nil, errors.New("redis: Config.Name is empty, it is required")
 	case strings.ContainsAny(cfg.Name, "{}"):
-		// Redis would take what stands between them for the hash tag.
+		// Redis would take the text between them for the hash tag.
 		return nil, fmt.Errorf("redis: Config.Name is %q, must be without { and }", cfg.Name)
 	case cfg.Shards < 0 || cfg.Shards > maxShards:
 		return nil, fmt.Errorf("redis: Config.Shards is %d, must be from 1 to %d, or 0", cfg.Shards, maxShards)
@@ -105,10 +111,10 @@ func New(cfg Config) (*Sink, error) {
 	}
 	cfg.Timeout = cmp.Or(cfg.Timeout, 10*time.Second)
 	cfg.CacheTTL = cmp.Or(cfg.CacheTTL, 10*time.Minute)
-	return &Sink{client: cfg.Client, cfg: cfg}, nil
+	return &Sink{core: &core{client: cfg.Client, cfg: cfg}}, nil
 }
 
-// Open checks the servers and the stored definition; see [tumble.Sink]. It
+// Open checks the servers and the stored definition. See [tumble.Sink]. It
 // takes no longer than 4 seconds. An error names the servers that did not
 // answer, and wraps [tumble.ErrDefinition] if another definition or another
 // number of shards is stored.
@@ -130,8 +136,8 @@ func (s *Sink) Open(ctx context.Context, def tumble.Definition) ([]tumble.Shard,
 		if stored != nil {
 			// Before anything is written: of a store that lost a part the first
 			// shard may have no definition, and must not get another one.
-			if !stored.def.Same(def) {
-				return nil, fmt.Errorf("redis: %s: open: %w", s.cfg.Name, &tumble.DefinitionError{Stored: stored.def, Wanted: def})
+			if !stored.whole.Same(def) {
+				return nil, fmt.Errorf("redis: %s: open: %w", s.cfg.Name, &tumble.DefinitionError{Stored: stored.whole, Wanted: def})
 			}
 			if s.cfg.Shards != 0 && s.cfg.Shards != stored.shards {
 				return nil, fmt.Errorf("redis: %s: open: %w: stored are %d shards, wanted %d",
@@ -148,7 +154,7 @@ func (s *Sink) Open(ctx context.Context, def tumble.Definition) ([]tumble.Shard,
 	}
 }
 
-// Identity returns the name, the id of the first shard and the definition; see
+// Identity returns the name, the id of the first shard and the definition. See
 // [tumble.Identifier]. It asks the server, not the client's cache.
 func (s *Sink) Identity(ctx context.Context) (tumble.Identity, error) {
 	ctx, cancel := s.bounded(ctx)
@@ -168,7 +174,7 @@ func (s *Sink) Identity(ctx context.Context) (tumble.Identity, error) {
 	if err != nil {
 		return fail(err)
 	}
-	return tumble.Identity{Name: s.cfg.Name, Store: l.id, Definition: l.def}, nil
+	return tumble.Identity{Name: s.cfg.Name, Store: l.id, Definition: l.whole}, nil
 }
 
 // open writes the definition to n shards, or finds it there.

@@ -8,7 +8,10 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/redis/rueidis"
 
@@ -35,15 +38,24 @@ const maxKnown = 4096
 type shard struct {
 	sink   *Sink
 	def    tumble.Definition
-	fields []string // the definition as it is stored
+	levels []tumble.Rollup // of def
+	fields []string        // the definition as it is stored
 	number int
 	shards string
 	base   string
 	keys   []string // of both scripts
 
+	backlog atomic.Bool // see Backlog
+
 	mu    sync.Mutex
 	id    string         // of the stored definition, when it was last seen
-	sizes map[int64]size // of windows, when they were last seen; may be wrong
+	sizes map[place]size // of windows, when they were last seen: may be wrong
+}
+
+// A place is a window of a level.
+type place struct {
+	level  int
+	window int64 // its start, in milliseconds since the epoch
 }
 
 // size is how many buckets and keys a window has.
@@ -53,12 +65,13 @@ func newShard(s *Sink, def tumble.Definition, shards, number int) *shard {
 	return &shard{
 		sink:   s,
 		def:    def,
+		levels: def.Levels(),
 		fields: fields(def, shards, number),
 		number: number,
 		shards: strconv.Itoa(shards),
 		base:   baseKey(s.cfg.Name, number),
 		keys:   scriptKeys(baseKey(s.cfg.Name, number)),
-		sizes:  make(map[int64]size),
+		sizes:  make(map[place]size),
 	}
 }
 
@@ -74,7 +87,11 @@ func (s *shard) fail(ctx context.Context, what string, err error) error {
 	return fmt.Errorf("redis: %s: shard %d: %s: %w", s.sink.cfg.Name, s.number, what, s.sink.explain(ctx, err))
 }
 
-// Load stores what is missing; see [tumble.Shard].
+// Backlog reports whether the last call left windows that are past retention. See
+// [tumble.Cleaner].
+func (s *shard) Backlog() bool { return s.backlog.Load() }
+
+// Load stores missing checkpoints. See [tumble.Shard].
 func (s *shard) Load(ctx context.Context, r tumble.LoadRequest) (tumble.ShardState, error) {
 	ctx, cancel := s.sink.bounded(ctx)
 	defer cancel()
@@ -96,13 +113,14 @@ func (s *shard) Load(ctx context.Context, r tumble.LoadRequest) (tumble.ShardSta
 	s.mu.Lock()
 	s.id = id
 	s.mu.Unlock()
+	s.backlog.Store(reply[5] == "1")
 	return state, nil
 }
 
 // loadArgs returns the arguments of load.lua.
 func (s *shard) loadArgs(r tumble.LoadRequest) ([]string, error) {
 	args := make([]string, 0, 6+len(s.fields)+4*len(r.Init)+2*len(r.Announce)+2*len(r.Object))
-	args = append(args, fmt.Sprintf("%016x", rand.Uint64()), strconv.FormatInt(s.def.Retention.Milliseconds(), 10), strconv.Itoa(len(s.fields)/2))
+	args = append(args, fmt.Sprintf("%016x", rand.Uint64()), retentions(s.def), strconv.Itoa(len(s.fields)/2))
 	args = append(args, s.fields...)
 	args = append(args, strconv.Itoa(len(r.Init)))
 	for partition, c := range r.Init {
@@ -126,17 +144,21 @@ func parseState(reply []string) (id string, s tumble.ShardState, err error) {
 	bad := func(what string, err error) (string, tumble.ShardState, error) {
 		return "", tumble.ShardState{}, fmt.Errorf("%s: %w", what, err)
 	}
-	if len(reply) < 5 || reply[0] != "ok" {
+	if len(reply) < 6 || reply[0] != "ok" {
 		return bad(fmt.Sprintf("the script answered %.200q", reply), errSyntax)
 	}
 	if s.Frontier, err = parseNanos(reply[2]); err != nil {
 		return bad(fmt.Sprintf("the frontier is %q", reply[2]), err)
 	}
-	if s.Floor, err = parseMillis(reply[3]); err != nil {
-		return bad(fmt.Sprintf("the floor is %q", reply[3]), err)
+	for _, word := range strings.Split(reply[3], " ") {
+		floor, err := parseMillis(word)
+		if err != nil {
+			return bad(fmt.Sprintf("the floors are %q", reply[3]), err)
+		}
+		s.Floors = append(s.Floors, floor)
 	}
 	n, err := strconv.Atoi(reply[4])
-	pairs := reply[5:]
+	pairs := reply[6:]
 	if err != nil || n < 0 || 2*n > len(pairs) || len(pairs)%2 != 0 {
 		return bad(fmt.Sprintf("the script answered %q announcements", reply[4]), errSyntax)
 	}
@@ -169,14 +191,13 @@ func (s *shard) differs(stored []string) error {
 		return err
 	case err != nil:
 		return fmt.Errorf("%w: %w", tumble.ErrDefinition, err)
-	case !l.def.Same(s.def):
-		return &tumble.DefinitionError{Stored: l.def, Wanted: s.def}
+	case !l.whole.Same(s.def):
+		return &tumble.DefinitionError{Stored: l.whole, Wanted: s.def}
 	}
 	return fmt.Errorf("%w: stored is shard %s of %d, wanted is shard %d of %s", tumble.ErrDefinition, m["shard"], l.shards, s.number, s.shards)
 }
 
-// Apply adds counts and moves a checkpoint; see [tumble.Shard]. A count may
-// reach 2^53 - 1: a batch that goes beyond is refused, and changes nothing.
+// Apply adds counts and moves a checkpoint. See [tumble.Shard].
 func (s *shard) Apply(ctx context.Context, b tumble.Batch) error {
 	ctx, cancel := s.sink.bounded(ctx)
 	defer cancel()
@@ -200,8 +221,10 @@ func (s *shard) Apply(ctx context.Context, b tumble.Batch) error {
 		switch {
 		case err != nil:
 			return s.fail(ctx, what, err)
-		case verdict == "ok":
-			s.learn(reply[1:])
+		case verdict == "ok" && len(reply) > 1:
+			more, _ := reply[1].AsInt64()
+			s.backlog.Store(more == 1)
+			s.learn(reply[2:])
 			return nil
 		case verdict != "id":
 			return s.fail(ctx, what, refusal(verdict, reply[1:], b))
@@ -229,7 +252,7 @@ func (s *shard) applyArgs(b tumble.Batch) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	increments, err := s.encode(b.Deltas)
+	increments, err := s.encode(b)
 	if err != nil {
 		return nil, err
 	}
@@ -247,7 +270,7 @@ func (s *shard) applyArgs(b tumble.Batch) ([]string, error) {
 
 // refusal returns the error about a batch that the script has not applied.
 func refusal(verdict string, about []rueidis.RedisMessage, b tumble.Batch) error {
-	words := make([]string, 2)
+	words := make([]string, 3)
 	for i := range min(len(about), len(words)) {
 		words[i], _ = about[i].ToString()
 	}
@@ -262,7 +285,9 @@ func refusal(verdict string, about []rueidis.RedisMessage, b tumble.Batch) error
 	case "objected":
 		return tumble.ErrObjected
 	case "overflow":
-		return fmt.Errorf("the count of %.80q in %s would exceed %d", keyOf(words[1]), words[0], maxCount)
+		start, _ := parseMillis(words[0])
+		end, _ := parseMillis(words[1])
+		return fmt.Errorf("%w: with %.80q in the window from %s to %s", tumble.ErrOverflow, keyOf(words[2]), start.Format(time.RFC3339Nano), end.Format(time.RFC3339Nano))
 	}
 	return fmt.Errorf("the script answered %q: %w", verdict, errSyntax)
 }
@@ -280,21 +305,22 @@ func conflict(stored string, from tumble.Checkpoint) error {
 }
 
 // learn remembers the sizes of windows.
-func (s *shard) learn(triples []rueidis.RedisMessage) {
+func (s *shard) learn(answer []rueidis.RedisMessage) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.sizes) > maxKnown {
 		clear(s.sizes)
 	}
-	for triple := range slices.Chunk(triples, 3) {
-		if len(triple) < 3 {
+	for words := range slices.Chunk(answer, 4) {
+		if len(words) < 4 {
 			return
 		}
-		start, _ := triple[0].ToString()
-		n, _ := triple[1].AsInt64()
-		keys, _ := triple[2].AsInt64()
+		level, _ := words[0].AsInt64()
+		start, _ := words[1].ToString()
+		n, _ := words[2].AsInt64()
+		keys, _ := words[3].AsInt64()
 		if ms, err := strconv.ParseInt(start, 10, 64); err == nil && n > 0 {
-			s.sizes[ms] = size{uint32(n), uint32(keys)}
+			s.sizes[place{int(level), ms}] = size{uint32(n), uint32(keys)}
 		}
 	}
 }

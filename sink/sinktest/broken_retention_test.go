@@ -33,7 +33,7 @@ func inForce(name string, choose func(was, asked time.Duration, first bool) time
 
 // told is what a Load tells as the floor.
 func told(floor func(s shard, is *tumble.ShardState) time.Time) func(s shard, ctx context.Context, r tumble.LoadRequest) (tumble.ShardState, error) {
-	return telling(func(s shard, _, is *tumble.ShardState) { is.Floor = floor(s, is) })
+	return telling(func(s shard, _, is *tumble.ShardState) { is.Floors[0] = floor(s, is) })
 }
 
 var retentionFaults = []*fault{
@@ -72,7 +72,7 @@ var retentionFaults = []*fault{
 		return &fault{name: "what is past retention is counted", rules: []string{"Apply/past retention is not counted"},
 			apply: func(s shard, ctx context.Context, b tumble.Batch) error {
 				err := s.Apply(ctx, b)
-				floor := s.state(ctx).Floor
+				floor := s.state(ctx).Floors[0]
 				for _, d := range b.Deltas {
 					if _, end := s.def.Window.Bounds(d.Start); err == nil && !floor.IsZero() && !end.After(floor) {
 						extra.set(gone{d.Key, d.Start.UnixNano()}, uint64(d.N))
@@ -88,7 +88,7 @@ var retentionFaults = []*fault{
 	}(),
 	{name: "after what is past retention nothing is counted", rules: []string{"Apply/past retention is not counted"},
 		apply: func(s shard, ctx context.Context, b tumble.Batch) error {
-			floor := s.state(ctx).Floor
+			floor := s.state(ctx).Floors[0]
 			for i, d := range b.Deltas {
 				if _, end := s.def.Window.Bounds(d.Start); !floor.IsZero() && !end.After(floor) {
 					b.Deltas = b.Deltas[:i]

@@ -34,6 +34,11 @@ type fault struct {
 	top        func(s *memory.Sink, at time.Time, n int) (tumble.Page, error)
 	scan       func(s *memory.Sink, at time.Time, cursor string, limit int) (tumble.Page, error)
 
+	several  func(s *memory.Sink, at time.Time, keys []string) ([]tumble.Count, error)
+	windows  func(s *memory.Sink, from, to time.Time) ([]tumble.Total, error)
+	progress func(s *memory.Sink) (tumble.Progress, error)
+	rollup   func(s *memory.Sink, w tumble.Window) (tumble.Reader, error)
+
 	snapshot func() (restore func()) // notes what the fault itself remembers
 
 	fresh, shared bool                   // every Open is a store of its own; all names are one store
@@ -140,6 +145,34 @@ func (f faulty) Range(ctx context.Context, key string, from, to time.Time) ([]tu
 	return f.Sink.Range(ctx, key, from, to)
 }
 
+func (f faulty) Counts(ctx context.Context, at time.Time, keys ...string) ([]tumble.Count, error) {
+	if f.fault.several != nil {
+		return f.fault.several(f.Sink, at, keys)
+	}
+	return f.Sink.Counts(ctx, at, keys...)
+}
+
+func (f faulty) Windows(ctx context.Context, from, to time.Time) ([]tumble.Total, error) {
+	if f.fault.windows != nil {
+		return f.fault.windows(f.Sink, from, to)
+	}
+	return f.Sink.Windows(ctx, from, to)
+}
+
+func (f faulty) Rollup(w tumble.Window) (tumble.Reader, error) {
+	if f.fault.rollup != nil {
+		return f.fault.rollup(f.Sink, w)
+	}
+	return f.Sink.Rollup(w)
+}
+
+func (f faulty) Progress(ctx context.Context) (tumble.Progress, error) {
+	if f.fault.progress != nil {
+		return f.fault.progress(f.Sink)
+	}
+	return f.Sink.Progress(ctx)
+}
+
 func (f faulty) Top(ctx context.Context, at time.Time, n int) (tumble.Page, error) {
 	if f.fault.top != nil {
 		return f.fault.top(f.Sink, at, n)
@@ -204,7 +237,7 @@ func TestFaults(t *testing.T) {
 		rules[r.Name] = r
 	}
 	found := make(map[string]bool)
-	for _, f := range slices.Concat(storeFaults, loadFaults, announceFaults, revivalFaults, termFaults, retentionFaults, readFaults, stateFaults, raceFaults) {
+	for _, f := range slices.Concat(storeFaults, loadFaults, announceFaults, revivalFaults, termFaults, retentionFaults, readFaults, totalFaults, rollupFaults, stateFaults, raceFaults) {
 		for _, name := range f.rules {
 			found[name] = true
 			require.Contains(t, rules, name, "no such rule: see the fault %q", f.name)

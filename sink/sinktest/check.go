@@ -14,8 +14,8 @@ import (
 	"github.com/tumblestream/tumble"
 )
 
-// A check is one run of a rule. Its methods, and those of what it opens, end it
-// by a panic with a failure, which rule turns into the rule's error; they are
+// A check is one run of a rule. Its methods, and those of the things it opens, end it
+// by a panic with a failure, which rule turns into the rule's error. They are
 // for the goroutine that the rule runs on.
 type check struct {
 	ctx  context.Context
@@ -89,7 +89,7 @@ func (c *check) soon(f func() error) {
 	}
 }
 
-// settle waits until a read must show what was written. It comes before a look
+// settle waits until a read must show all writes. It comes before a look
 // for something that must not have changed.
 func (c *check) settle() { time.Sleep(c.cfg.Settle) }
 
@@ -127,7 +127,7 @@ func (p *process) ask(shard int, r tumble.LoadRequest) tumble.ShardState {
 	return got
 }
 
-// load calls Load of one shard with checkpoints and returns what is stored.
+// load calls Load of one shard with checkpoints and returns the stored ones.
 func (p *process) load(shard int, init map[string]tumble.Checkpoint) map[string]tumble.Checkpoint {
 	return p.ask(shard, tumble.LoadRequest{Init: init}).Checkpoints
 }
@@ -185,7 +185,31 @@ func (l *lanes) settled(p *process) *lanes {
 
 // move returns the batch that moves the checkpoint of a shard to to.
 func (l *lanes) move(shard int, to tumble.Checkpoint, deltas ...tumble.Delta) tumble.Batch {
-	return tumble.Batch{Partition: l.partition, Writer: l.writer, From: l.at[shard], To: to, Deltas: deltas}
+	return tumble.Batch{Partition: l.partition, Writer: l.writer, From: l.at[shard], To: to, Deltas: deltas, Rollups: rolledUp(l.def, deltas)}
+}
+
+// rolledUp returns what deltas come to in the windows of each roll-up.
+func rolledUp(def tumble.Definition, deltas []tumble.Delta) (all [][]tumble.Delta) {
+	type place struct {
+		start int64
+		key   string
+	}
+	for _, level := range def.Levels()[1:] {
+		var sums []tumble.Delta
+		at := make(map[place]int)
+		for _, d := range deltas {
+			start, _ := level.Window.Bounds(d.Start)
+			p := place{start.UnixNano(), d.Key}
+			if i, ok := at[p]; ok {
+				sums[i].N += d.N
+				continue
+			}
+			at[p] = len(sums)
+			sums = append(sums, tumble.Delta{Start: start, Key: d.Key, N: d.N})
+		}
+		all = append(all, sums)
+	}
+	return all
 }
 
 // batch returns the batch that adds deltas to a shard and moves the checkpoint
@@ -271,7 +295,7 @@ func (p *process) counts(key string, want ...tumble.Delta) {
 }
 
 // all ends the check if the counts of the window that holds at are not want,
-// by key, as Scan tells them.
+// by key, as Scan tells them, or Windows adds them up to something else.
 func (p *process) all(at time.Time, want map[string]int64) {
 	p.c.soon(func() error {
 		got := make(map[string]int64)
@@ -295,8 +319,27 @@ func (p *process) all(at time.Time, want map[string]int64) {
 				return fmt.Errorf("Scan(%v) gave %d of %s, want %d", at, got[key], quoted(key), n)
 			}
 		}
-		return nil
+		return p.total(at, want)
 	})
+}
+
+// total returns an error if the total of the window that holds at is not that of want.
+func (p *process) total(at time.Time, want map[string]int64) error {
+	start, end := p.def.Window.Bounds(at)
+	got, err := p.Windows(p.c.ctx, start, end)
+	if err != nil {
+		return fmt.Errorf("Windows(%v, %v): %w", start, end, err)
+	}
+	n := sumOf(want)
+	switch {
+	case len(want) == 0 && len(got) == 0:
+		return nil
+	case len(got) != 1 || len(want) == 0:
+		return fmt.Errorf("Windows(%v, %v) is %v, want one window with %d keys and a sum of %d", start, end, got, len(want), n)
+	case !got[0].Start.Equal(start) || !got[0].End.Equal(end) || got[0].Keys != int64(len(want)) || got[0].N != n:
+		return fmt.Errorf("Windows(%v, %v) is %+v, want %d keys and a sum of %d", start, end, got[0], len(want), n)
+	}
+	return nil
 }
 
 // quoted returns s for a message, shortened.

@@ -9,9 +9,9 @@ import (
 )
 
 const (
-	docApply    = "Apply adds b.Deltas to the counts and moves the partition's checkpoint from b.From to b.To, doing both or neither."
+	docApply    = "Apply adds b.Deltas and b.Rollups to the counts and moves the partition's checkpoint from b.From to b.To, doing both or neither."
 	docConflict = "If the stored checkpoint is not the Same as b.From, or none is stored, it changes nothing and wraps ErrConflict."
-	docUnknown  = "After any other error the outcome is unknown, and the identical batch is sent again with another Writer; ErrDefinition is fatal."
+	docUnknown  = "After any other error the outcome is unknown, and the identical batch is sent again with another Writer; ErrDefinition and ErrOverflow are fatal."
 	docSame     = "Same reports whether c and d are the same checkpoint in every field; times are compared as instants."
 )
 

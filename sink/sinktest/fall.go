@@ -13,7 +13,7 @@ import (
 
 const docHeld = "A count that it calls Closed or Final held all events that were on time when it was read, also if the store fell back to an earlier state, and counted again, while it was being read."
 
-// snapshot notes what the store holds.
+// snapshot notes the contents of the store.
 func (c *check) snapshot() (restore func(context.Context) error) {
 	restore, err := c.cfg.Snapshot(c.ctx, c.name)
 	c.ok(err, "Config.Snapshot")
@@ -77,7 +77,7 @@ type finalRead func(ctx context.Context, p *process, key string) (n int64, term 
 
 // throughFalls reads minute 1 with read while a writer fills it and makes it
 // final, and the store falls back in which it is filled again, with another
-// sum each time. What is final must be a whole sum, and the same one under the
+// sum each time. A final count must be a whole sum, and the same one under the
 // same term.
 func throughFalls(name string, read finalRead) Rule {
 	return falling(rule("Reader/"+name, docHeld+" "+docCountTerm, func(c *check) {

@@ -21,14 +21,17 @@ const (
 // the first.
 func definitions() []tumble.Definition {
 	base := tumble.Definition{Window: tumble.Window{Size: time.Hour}, Grace: time.Minute, Retention: 24 * time.Hour}
-	size, offset, calendar, grace, retention, drop := base, base, base, base, base, base
+	size, offset, calendar, grace, retention, drop, sums, keys, rolled := base, base, base, base, base, base, base, base, base
 	size.Window.Size = 2 * time.Hour
 	offset.Window.Offset = 15 * time.Minute
 	calendar.Window = tumble.Window{Calendar: tumble.Day}
 	grace.Grace = 0
 	retention.Retention = 0
 	drop.DropLate = true
-	return []tumble.Definition{base, size, offset, calendar, grace, drop, retention}
+	sums.Sum = true
+	keys.MaxKey = 100
+	rolled.Rollups = []tumble.Rollup{{Window: tumble.Window{Calendar: tumble.Day}, Retention: 48 * time.Hour}, {Window: tumble.Window{Size: 2 * time.Hour}}}
+	return []tumble.Definition{base, size, offset, calendar, grace, drop, sums, keys, rolled, retention}
 }
 
 // differs ends the check if err is not that of a store which holds other counts.

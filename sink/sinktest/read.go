@@ -11,8 +11,8 @@ import (
 
 const (
 	docNoDefinition = "Of a name under which nothing is stored, Definition returns ErrNoDefinition."
-	docNeedsIt      = "Every other method needs the definition too, and wraps ErrNoDefinition when there is none."
-	docTimes        = "A time that is no event time, one outside the years 1700 to 2199, is an error; the bounds of Range may be any."
+	docNeedsIt      = "Every other method but Rollup needs the definition too, and wraps ErrNoDefinition when there is none."
+	docTimes        = "A time that is no event time, one outside the years 1700 to 2199, is an error; the bounds of Range and Windows may be any."
 	docDefinition   = "Definition returns what the counts mean."
 	docCount        = "A Reader reads what a sink holds. Count returns the count of key in the window that holds at."
 	docRange        = "Range returns the counts of key, those above 0, in the windows whose start is in [from, to), ascending. A window that it leaves out held no count when it was read."
@@ -38,10 +38,12 @@ func (l *lanes) some() map[string]int64 {
 // reads are the methods of a Reader that read counts.
 func reads(c *check, r tumble.Reader) map[string]func(at time.Time) error {
 	return map[string]func(time.Time) error{
-		"Count": func(at time.Time) error { _, err := r.Count(c.ctx, "a", at); return err },
-		"Range": func(at time.Time) error { _, err := r.Range(c.ctx, "a", at, at.Add(time.Hour)); return err },
-		"Top":   func(at time.Time) error { _, err := r.Top(c.ctx, at, 3); return err },
-		"Scan":  func(at time.Time) error { _, err := r.Scan(c.ctx, at, "", 3); return err },
+		"Count":   func(at time.Time) error { _, err := r.Count(c.ctx, "a", at); return err },
+		"Range":   func(at time.Time) error { _, err := r.Range(c.ctx, "a", at, at.Add(time.Hour)); return err },
+		"Top":     func(at time.Time) error { _, err := r.Top(c.ctx, at, 3); return err },
+		"Scan":    func(at time.Time) error { _, err := r.Scan(c.ctx, at, "", 3); return err },
+		"Counts":  func(at time.Time) error { _, err := r.Counts(c.ctx, at, "a", "b"); return err },
+		"Windows": func(at time.Time) error { _, err := r.Windows(c.ctx, at, at.Add(time.Hour)); return err },
 	}
 }
 
@@ -52,16 +54,19 @@ var readerRules = []Rule{
 	}),
 
 	rule("Reader/no definition, no counts", docNeedsIt, func(c *check) {
-		for name, read := range reads(c, c.sink()) {
+		s := c.sink()
+		for name, read := range reads(c, s) {
 			c.wraps(read(t0), tumble.ErrNoDefinition, "%s of a new name", name)
 		}
+		_, err := s.Progress(c.ctx)
+		c.wraps(err, tumble.ErrNoDefinition, "Progress of a new name")
 	}),
 
 	rule("Reader/times that are none", docTimes, func(c *check) {
 		p := c.open(minutes)
 		for name, read := range reads(c, p) {
 			for _, at := range []time.Time{{}, time.Date(1699, 12, 31, 23, 59, 59, 0, time.UTC), time.Date(2200, 1, 1, 0, 0, 0, 0, time.UTC)} {
-				if err := read(at); (err == nil) != (name == "Range") {
+				if err := read(at); (err == nil) != (name == "Range" || name == "Windows") {
 					c.failf("%s at %v: error %v", name, at, err)
 				}
 			}

@@ -2,6 +2,7 @@ package sinktest
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/tumblestream/tumble"
@@ -19,7 +20,7 @@ func (l *lanes) fill(n int) {
 	}
 }
 
-// stateAt returns what a frontier that has only moved on makes of the window
+// stateAt returns the state that a frontier which has only moved on gives to the window
 // that ends at end.
 func stateAt(def tumble.Definition, frontier, end time.Time) tumble.State {
 	closed := def.ClosedAt(frontier)
@@ -51,19 +52,21 @@ func (p *process) kept(n int, frontier time.Time) {
 }
 
 const (
-	docForget  = "It may forget windows at or before the floor: those that end Retention before the closed mark, by the retention in force."
+	docForget  = "It may forget windows at or before their level's floor: those that end Retention before the closed mark, by the retention in force."
 	docGone    = "Deltas of such windows are not counted."
-	docFloor   = "The floor never falls: windows that end at or before it are past retention."
-	docAsked   = "It notes the Retention of the definition that the shard was opened with as asked for at this moment of the store's clock: in force is the longest that was asked for within the last minute."
+	docFloor   = "The floor of a level never falls: windows of that level that end at or before it are past retention."
+	docAsked   = "It notes the Retention of each level of the definition that the shard was opened with as asked for at this moment of the store's clock: in force is the longest that was asked for within the last minute."
 	docInForce = "Its Retention is the one in force."
 	docFor     = "in event time, after the window has closed. 0 keeps counts for ever."
 )
 
-// floor ends the check if a shard does not tell this floor.
-func (p *process) floor(want time.Time, when string) {
+// floor ends the check if a shard does not tell these floors, by level.
+func (p *process) floor(want time.Time, when string) { p.floors(when, want) }
+
+func (p *process) floors(when string, want ...time.Time) {
 	for i := range p.shards {
-		if got := p.ask(i, tumble.LoadRequest{}).Floor; !got.Equal(want) {
-			p.c.failf("%s: shard %d tells the floor %v, want %v", when, i, got, want)
+		if got := p.ask(i, tumble.LoadRequest{}).Floors; !slices.EqualFunc(got, want, time.Time.Equal) {
+			p.c.failf("%s: shard %d tells the floors %v, want %v", when, i, got, want)
 		}
 	}
 }

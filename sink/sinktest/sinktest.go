@@ -11,7 +11,7 @@
 //		})
 //	}
 //
-// The rules are about what a sink promises to a pipeline and to readers:
+// The rules are about a sink's promises to a pipeline and to readers:
 // conflicts, checkpoints, states of windows, terms, retention. How a store behaves that fails,
 // or is slow, is for the sink's own tests.
 package sinktest
@@ -25,7 +25,7 @@ import (
 	"github.com/tumblestream/tumble"
 )
 
-// A Sink is what the rules need: a sink and a reader of what it holds.
+// A Sink is a sink and the reader of its counts. The rules need both.
 type Sink interface {
 	tumble.Sink
 	tumble.Reader
@@ -35,9 +35,9 @@ type Sink interface {
 type Config struct {
 	// Open returns the sink whose counts have this name: letters, digits and
 	// dashes. Under a new name nothing is stored. Called again with a name it
-	// must give the same counts to what stands for another process: a Sink
+	// must give the same counts to a stand-in for another process: a Sink
 	// value of its own if the sink has a life outside the process. The caller
-	// closes what it opened, after the rules. It may be called from several
+	// closes everything it opened, after the rules. It may be called from several
 	// goroutines. Required.
 	Open func(ctx context.Context, name string) (Sink, error)
 
@@ -47,14 +47,14 @@ type Config struct {
 	Lose func(ctx context.Context, name string) error
 
 	// Snapshot notes all that the store holds under name and returns a function
-	// that makes it hold that again, as often as it is called: what a server
+	// that makes it hold that again, as often as it is called, as a server
 	// does that fails over to a replica that lags, or starts from an older
 	// backup. It is called while readers read. nil: the store cannot be made
 	// to, and the rules that need it do not run.
 	Snapshot func(ctx context.Context, name string) (restore func(context.Context) error, err error)
 
 	// Settle is how long a read may lag behind a write that has returned, as
-	// one from a client-side cache does. Defaults to 0, not at all; then some
+	// one from a client-side cache does. Defaults to 0, not at all. Then some
 	// rules look closer.
 	Settle time.Duration
 }
@@ -64,8 +64,8 @@ type Rule struct {
 	Name string
 	Doc  string // the sentences of package tumble's documentation that make the promise
 
-	// Check tries the promise under a name of its own and returns what broke
-	// it, nil if it was kept.
+	// Check tries the promise under a name of its own and returns an error if
+	// the sink broke it.
 	Check func(ctx context.Context, cfg Config) error
 
 	NeedsLose     bool // Check needs Config.Lose
@@ -75,7 +75,7 @@ type Rule struct {
 // Rules returns all rules.
 func Rules() []Rule {
 	return slices.Concat(openRules, loadRules, checkpointRules, applyRules, revivalRules, announceRules,
-		termRules, retentionRules, readerRules, stateRules, raceRules, fallRules)
+		termRules, retentionRules, readerRules, totalRules, rollupRules, stateRules, raceRules, fallRules)
 }
 
 // Test runs every rule that cfg allows as a subtest of its own.

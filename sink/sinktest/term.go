@@ -20,7 +20,7 @@ const (
 	docCountTerm = "Two reads of one key and window that are both Final under the same Term are equal; under another Term a Final count may differ from what was lost."
 )
 
-// dropping counts per minute and drops what is late, so that windows become
+// dropping counts per minute and drops late events, so that windows become
 // final.
 var dropping = tumble.Definition{Window: tumble.Window{Size: time.Minute}, DropLate: true}
 

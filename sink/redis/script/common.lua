@@ -8,11 +8,22 @@ local base = KEYS[1]
 local checkpoints, finality = base .. ':checkpoints', base .. ':finality'
 local live, ended = base .. ':live', base .. ':ended'
 local tainted, announced, retentions = base .. ':tainted', base .. ':announced', base .. ':retentions'
-local windows, sizes = base .. ':windows', base .. ':sizes'
 local marker = '\0'
 
-local function bucket(start, i)
-	return base .. ':' .. start .. ':' .. i
+-- at returns what the keys of a level's windows begin with.
+local function at(level)
+	return level == 0 and base or base .. ':r' .. level
+end
+
+local function bucket(at, start, i)
+	return at .. ':' .. start .. ':' .. i
+end
+
+-- numbers reads numbers with spaces between, false for '-'.
+local function numbers(text)
+	local list = {}
+	for word in string.gmatch(text or '', '%S+') do list[#list + 1] = tonumber(word) or false end
+	return list
 end
 
 -- ms writes milliseconds, '-' for none.
@@ -56,53 +67,81 @@ end
 -- published returns what readers were told last.
 local function published()
 	local text = redis.call('GET', finality)
-	if not text then return {} end
-	local closed, term, floor = string.match(text, '^(%S+) (%S+) %S+ %S+ (%S+)')
-	if not floor then error(finality .. ' holds ' .. text) end
-	return {text = text, closed = tonumber(closed), term = term ~= '-' and term, floor = tonumber(floor)}
+	if not text then return {floors = {}} end
+	local closed, term, floors = string.match(text, '^(%S+) (%S+) %S+ %S+ (.+)$')
+	if not floors then error(finality .. ' holds ' .. text) end
+	return {text = text, closed = tonumber(closed), term = term ~= '-' and term, floors = numbers(floors)}
 end
 
 -- publish tells readers, if anything has changed.
-local function publish(old, closed, term, shards, id, floor)
+local function publish(old, closed, term, shards, id, floors)
 	if not closed and not old.text then return end
-	local new = ms(closed) .. ' ' .. (term or '-') .. ' ' .. shards .. ' ' .. id .. ' ' .. ms(floor)
+	local new = ms(closed) .. ' ' .. (term or '-') .. ' ' .. shards .. ' ' .. id
+	for _, floor in ipairs(floors) do new = new .. ' ' .. ms(floor) end
 	if new ~= old.text then redis.call('SET', finality, new) end
 end
 
--- raised returns the floor that a closed mark and a retention in ms, 0 for ever,
--- lead to. It never falls: what is past it may be deleted already.
-local function raised(floor, closed, retention)
-	if not closed or not retention or retention == 0 then return floor end
-	if floor and floor > closed - retention then return floor end
-	return closed - retention
+-- raised returns the floors, by level, that a closed mark and retentions in ms, 0 for
+-- ever, lead to. They never fall: what is past them may be deleted already.
+local function raised(old, closed, kept)
+	local floors = {}
+	for i, retention in ipairs(kept) do
+		local floor = old[i] or false
+		if closed and retention and retention > 0 and not (floor and floor > closed - retention) then floor = closed - retention end
+		floors[i] = floor
+	end
+	return floors
 end
 
--- past returns some of the windows up to the floor, and their buckets.
-local function past(floor, most)
+-- past returns some of the windows up to the floors, and their buckets.
+local function past(floors, most)
 	local old = {}
-	if not floor then return old end
-	for i, start in ipairs(redis.call('ZRANGEBYSCORE', windows, '-inf', ms(floor), 'LIMIT', 0, most)) do
-		old[i] = {start, tonumber(redis.call('HGET', bucket(start, 0), marker) or 1)}
+	for i, floor in ipairs(floors) do
+		local at, before = at(i - 1), #old
+		if floor and before < most then
+			for _, start in ipairs(redis.call('ZRANGEBYSCORE', at .. ':windows', '-inf', ms(floor), 'LIMIT', 0, most - before)) do
+				old[#old + 1] = {at, start, tonumber(redis.call('HGET', bucket(at, start, 0), marker) or 1)}
+			end
+			if #old > before then redis.call('HLEN', at .. ':totals') end
+		end
 	end
-	if #old > 0 then redis.call('HLEN', sizes) end
 	return old
 end
 
--- delete deletes these windows, but no more than some buckets.
+-- delete deletes these windows, but no more than some buckets. It returns whether
+-- all are gone.
 local function delete(old, room)
+	local keys, levels, starts, rest = {}, {}, {}, nil
 	for _, o in ipairs(old) do
-		local start, n = o[1], o[2]
+		local at, start, n = o[1], o[2], o[3]
 		while n > 1 and room > 0 do
 			n, room = n - 1, room - 1
-			redis.call('UNLINK', bucket(start, n))
+			keys[#keys + 1] = bucket(at, start, n)
 		end
 		if room == 0 then
-			redis.call('HSET', bucket(start, 0), marker, n)
-			return
+			rest = {at, start, n}
+			break
 		end
 		room = room - 1
-		redis.call('UNLINK', bucket(start, 0))
-		redis.call('HDEL', sizes, start)
-		redis.call('ZREM', windows, start)
+		keys[#keys + 1] = bucket(at, start, 0)
+		if not starts[at] then
+			levels[#levels + 1] = at
+			starts[at] = {}
+		end
+		table.insert(starts[at], start)
 	end
+	-- Many at once: to call a command costs more than to delete a key.
+	local function all(command, list, key)
+		for i = 1, #list, 1000 do
+			local last = math.min(i + 999, #list)
+			if key then redis.call(command, key, unpack(list, i, last)) else redis.call(command, unpack(list, i, last)) end
+		end
+	end
+	all('UNLINK', keys)
+	for _, at in ipairs(levels) do
+		all('HDEL', starts[at], at .. ':totals')
+		all('ZREM', starts[at], at .. ':windows')
+	end
+	if rest then redis.call('HSET', bucket(rest[1], rest[2], 0), marker, rest[3]) end
+	return not rest
 end

@@ -1,15 +1,15 @@
 -- Stores the checkpoints that are missing, and returns the shard's state.
 --
--- ARGV: a new id; the retention asked for in ms, 0 for ever; the number of
+-- ARGV: a new id; the retentions asked for in ms, by level, 0 for ever; the number of
 -- fields of the definition and these as names and values; the number of
 -- checkpoints and these as partition, 'live' or 'ended', watermark as the sorted
 -- sets hold it, and record; the number of announcements and these as partition
 -- and token; objections as partition and token.
 --
 -- Returns {'definition', the stored fields}, or {'ok', id, frontier in ns or
--- '-', floor in ms or '-', the number of announcements, partition, token, ...,
--- partition, checkpoint, ...}.
-local id, asked, n = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+-- '-', floors in ms or '-' by level, the number of announcements, '1' if there are more
+-- windows to delete, partition, token, ..., partition, checkpoint, ...}.
+local id, asked, n = ARGV[1], ARGV[2], tonumber(ARGV[3])
 
 -- Phase one reads.
 local definition = redis.call('HGETALL', base)
@@ -54,9 +54,9 @@ local closedBy, watermark
 if raise then
 	closedBy, watermark = string.match(raise.record, '^(%S+) %S+ %S+ %S+ %S+ (%S+)')
 end
-local at = 4 + 2 * n
+local here = 4 + 2 * n
 local records, members = {}, {live = {}, ended = {}}
-for i = at + 1, at + 4 * tonumber(ARGV[at]), 4 do
+for i = here + 1, here + 4 * tonumber(ARGV[here]), 4 do
 	local partition, state, mark, record = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
 	if not known[partition] then
 		if raise and before(mark, raise.mark) then
@@ -71,15 +71,15 @@ for i = at + 1, at + 4 * tonumber(ARGV[at]), 4 do
 		lead(mark, state, record)
 	end
 end
-at = at + 4 * tonumber(ARGV[at]) + 1
+here = here + 4 * tonumber(ARGV[here]) + 1
 
 -- A token replaces an earlier one. One that is sent again, because nobody knew
 -- whether it had arrived, keeps the objections to it.
 local tokens, announce = {}, {}
 local had = redis.call('HGETALL', announced)
 for i = 1, #had, 2 do tokens[had[i]] = had[i + 1] end
-local objections = at + 2 * tonumber(ARGV[at]) + 1
-for i = at + 1, #ARGV, 2 do
+local objections = here + 2 * tonumber(ARGV[here]) + 1
+for i = here + 1, #ARGV, 2 do
 	local partition, token = ARGV[i], ARGV[i + 1]
 	local value = token
 	if i >= objections then value = token .. ' objected' end
@@ -90,40 +90,46 @@ for i = at + 1, #ARGV, 2 do
 	end
 end
 
--- In force is the longest retention of the last minute. Each is noted every 10 s
--- only, so a note counts for that much longer.
+-- In force is the longest retention of the last minute. Each is noted every 4 s
+-- only, so a note counts for longer.
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
-local longest, note, stale = asked, true, {}
+local longest, note, stale = numbers(asked), true, {}
 had = redis.call('HGETALL', retentions)
 for i = 1, #had, 2 do
-	local retention, age = tonumber(had[i]), now - tonumber(had[i + 1])
-	if retention == asked then
-		note = math.abs(age) >= 10000
+	local age = now - tonumber(had[i + 1])
+	if had[i] == asked then
+		note = math.abs(age) >= 4000
 	elseif age > 70000 then
 		stale[#stale + 1] = had[i]
-	elseif longest ~= 0 and (retention == 0 or retention > longest) then
-		longest = retention
+	else
+		for level, retention in ipairs(numbers(had[i])) do
+			local l = longest[level]
+			if l and l ~= 0 and (retention == 0 or retention > l) then longest[level] = retention end
+		end
 	end
 end
+local kept = {}
+for i, retention in ipairs(longest) do kept[i] = ms(retention) end
+kept = table.concat(kept, ' ')
 
 local closed = leader and tonumber((split(leader.record)))
-local floor = raised(old.floor, closed, longest)
-local gone = past(floor, 256)
+local floors = raised(old.floors, closed, longest)
+local gone = past(floors, 1024)
 
 -- Phase two writes. What is past retention goes first, so that a server that has
 -- no memory left can give some back. If it has none the note is left out: one
 -- that only asks must get its answer.
-delete(gone, 1024)
+local backlog = not delete(gone, 2048) or #gone == 1024
 if note then
-	local answer = redis.pcall('HSET', retentions, ms(asked), ms(now))
+	local answer = redis.pcall('HSET', retentions, asked, ms(now))
 	if type(answer) == 'table' and answer.err and not string.find(answer.err, 'OOM ', 1, true) then return answer end
 end
 if #stale > 0 then redis.call('HDEL', retentions, unpack(stale, 1, math.min(#stale, 1000))) end
 if not have.id then
-	redis.call('HSET', base, 'id', id, 'retention', ms(longest), unpack(ARGV, 4, 3 + 2 * n))
-elseif have.retention ~= ms(longest) then
-	redis.call('HSET', base, 'retention', ms(longest))
+	redis.call('HSET', base, 'id', id, 'retention', kept, unpack(ARGV, 4, 3 + 2 * n))
+elseif have.retention ~= kept then
+	redis.call('HSET', base, 'retention', kept)
 end
 local function write(command, key, list)
 	for i = 1, #list, 1000 do redis.call(command, key, unpack(list, i, math.min(i + 999, #list))) end
@@ -132,9 +138,11 @@ write('HSET', checkpoints, records)
 write('ZADD', live, members.live)
 write('ZADD', ended, members.ended)
 write('HSET', announced, announce)
-publish(old, closed, old.term, shards, id, floor)
+publish(old, closed, old.term, shards, id, floors)
 
-local answer = {'ok', id, '-', ms(floor), 0}
+local lows = {}
+for i, floor in ipairs(floors) do lows[i] = ms(floor) end
+local answer = {'ok', id, '-', table.concat(lows, ' '), 0, backlog and '1' or '0'}
 if leader then answer[3] = string.match(leader.record, '^%S+ %S+ %S+ %S+ %S+ (%S+)') end
 for partition, token in pairs(tokens) do
 	if not string.find(token, ' ', 1, true) then
