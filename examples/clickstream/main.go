@@ -16,8 +16,8 @@ import (
 
 	"github.com/tumblestream/tumble"
 	"github.com/tumblestream/tumble/examples/clickstream/internal/clicks"
-	"github.com/tumblestream/tumble/examples/clickstream/internal/program"
 	"github.com/tumblestream/tumble/examples/clickstream/internal/simulate"
+	"github.com/tumblestream/tumble/internal/program"
 	"github.com/tumblestream/tumble/sink/memory"
 	"github.com/tumblestream/tumble/source/channel"
 )
@@ -113,7 +113,7 @@ func announce(ctx context.Context, counts tumble.Reader, url string) {
 	for ctx.Err() == nil {
 		page, err := counts.Top(ctx, time.Now(), 1) // fails before the first count
 		if err == nil && len(page.Counts) > 0 {
-			fmt.Fprintf(os.Stderr, "clickstream: try curl %s/clicks/%s/%s\n", url, page.Counts[0].Key, clicks.FormatMinute(page.Start))
+			fmt.Fprintf(os.Stderr, "clickstream: try curl %s/clicks/%s/%s\n", url, page.Counts[0].Key, program.ShortMinute(page.Start))
 			return
 		}
 		select {

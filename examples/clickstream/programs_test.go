@@ -191,7 +191,17 @@ type userClicks struct {
 type top struct {
 	Minute string
 	State  string
+	Users  int
+	Clicks int64
 	Top    []userClicks
+}
+
+// clicksOf adds up all clicks.
+func clicksOf(users []userClicks) (n int64) {
+	for _, u := range users {
+		n += u.Clicks
+	}
+	return n
 }
 
 func TestEmbedded(t *testing.T) {
@@ -212,6 +222,8 @@ func TestEmbedded(t *testing.T) {
 	var again top
 	fetch(t, url+"/minutes/"+minute+"/top", &again)
 	require.Equal(t, "closed", again.State)
+	require.Len(t, again.Top, again.Users)
+	require.Equal(t, again.Clicks, clicksOf(again.Top))
 	require.Contains(t, again.Top, userClicks{user, first.Clicks})
 
 	var health map[string]string
@@ -254,8 +266,8 @@ func TestHelp(t *testing.T) {
 		"clickstream": "addr localhost:8000,rate 1000,users 3,window 1m,seed 0",
 		"producer":    "brokers localhost:9092,topic clickstream,users 3,rate 1,count 0,start now,step real,seed 0,quiet false",
 		"consumer": "brokers localhost:9092,topic clickstream,group clickstream-group,session 10s,redis localhost:6379,name clickstream,key user_id,time timestamp," +
-			`window 1m,grace 0s,retention 0,drop-late false,start earliest,idle 10s,flush 100ms,instance "",dead-letters "",metrics "",until-end false`,
-		"api": "addr localhost:8000,redis localhost:6379,name clickstream",
+			`window 1m,grace 0s,retention 0,drop-late false,start earliest,idle 10s,flush 100ms,instance "",dead-letters "",metrics "",until-end false,max-key 1024,allow-eviction false,redis-no-cache false,time-unit rfc3339,sum "",rollup none`,
+		"api": "addr localhost:8000,redis localhost:6379,name clickstream,redis-no-cache false",
 	} {
 		p := start(t, name, "-h")
 		require.Zero(t, p.wait(t, 5*time.Second))

@@ -320,7 +320,7 @@ func TestRejects(t *testing.T) {
 	good := `{"user_id":"a/b","timestamp":"2023-10-01T12:34:56Z"}`
 	bad := []string{
 		``, `null`, `[]`, `"x"`, `{`, good + `x`, good + good, `{"user_id":"u"}`, `{"timestamp":"2023-10-01T12:34:56Z"}`,
-		`{"user_id":"","timestamp":"2023-10-01T12:34:56Z"}`, `{"user_id":7,"timestamp":"2023-10-01T12:34:56Z"}`, `{"user_id":"u","timestamp":1696163696}`,
+		`{"user_id":"","timestamp":"2023-10-01T12:34:56Z"}`, `{"user_id":7.5,"timestamp":"2023-10-01T12:34:56Z"}`, `{"user_id":"u","timestamp":1696163696}`,
 		`{"user_id":"u","timestamp":"yesterday"}`, `{"x":` + good + `}`, `{"user_id":"u","timestamp":"1600-01-01T00:00:00Z"}`,
 		fmt.Sprintf(`{"user_id":"u","timestamp":%q}`, now.Add(2*time.Hour).Format(time.RFC3339)),
 	}

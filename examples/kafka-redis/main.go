@@ -52,6 +52,7 @@ func main() {
 	client, err := rueidis.NewClient(rueidis.ClientOption{
 		InitAddress: strings.Split(*servers, ","),
 		Dialer:      net.Dialer{Timeout: 2 * time.Second},
+		DialCtxFn:   redis.Dial, // dials again if the master moves
 	})
 	if err != nil {
 		log.Fatalf("redis %s: %v", *servers, err)

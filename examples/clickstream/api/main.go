@@ -9,15 +9,16 @@ import (
 	"runtime/debug"
 
 	"github.com/tumblestream/tumble/examples/clickstream/internal/clicks"
-	"github.com/tumblestream/tumble/examples/clickstream/internal/program"
-	"github.com/tumblestream/tumble/examples/clickstream/internal/redisdial"
+	"github.com/tumblestream/tumble/internal/program"
+	"github.com/tumblestream/tumble/internal/redisdial"
 	"github.com/tumblestream/tumble/sink/redis"
 )
 
 var (
-	addr   = program.Flag("addr", "localhost:8000", "`address` to serve on", program.Address)
-	server = redisdial.Flag()
-	name   = program.Flag("name", "clickstream", "`name` of the counts in Redis", program.Text)
+	addr    = program.Flag("addr", "localhost:8000", "`address` to serve on", program.Address)
+	server  = redisdial.Flag()
+	noCache = redisdial.NoCache()
+	name    = program.Flag("name", "clickstream", "`name` of the counts in Redis", program.Text)
 )
 
 func main() {
@@ -30,6 +31,7 @@ func run(ctx context.Context) error {
 		return err
 	}
 	defer listener.Close()
+	server.DisableCache = *noCache
 	client, err := redisdial.Connect(ctx, *server)
 	if err != nil {
 		return err

@@ -11,13 +11,14 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/tumblestream/tumble"
-	"github.com/tumblestream/tumble/examples/clickstream/internal/kafkadial"
-	"github.com/tumblestream/tumble/examples/clickstream/internal/program"
-	"github.com/tumblestream/tumble/examples/clickstream/internal/redisdial"
+	"github.com/tumblestream/tumble/internal/kafkadial"
+	"github.com/tumblestream/tumble/internal/program"
+	"github.com/tumblestream/tumble/internal/redisdial"
 	"github.com/tumblestream/tumble/sink/redis"
 	"github.com/tumblestream/tumble/source/kafka"
 )
@@ -30,15 +31,21 @@ var (
 	session     = program.Flag("session", "10s", "after how long a silence, a `time`, the group gives the partitions of this process to others", program.Duration("from 1ms to 24h", sessionOK))
 	server      = redisdial.Flag()
 	name        = program.Flag("name", "clickstream", "`name` of the counts in Redis; how far the topic is counted belongs to it", program.Text)
-	key         = program.Flag("key", "user_id", "top-level JSON `field` to count by", program.Text)
-	timeField   = program.Flag("time", "timestamp", "top-level JSON `field` of the event time, RFC 3339", program.Text)
+	key         = program.Flag("key", "user_id", "JSON `field` to count by; dots lead into objects, as in customer.id", program.Text)
+	timeField   = program.Flag("time", "timestamp", "JSON `field` of the event time; dots lead into objects", program.Text)
+	timeUnit    = program.Flag("time-unit", "rfc3339", "how the time is written, a `unit`: rfc3339; s, ms, us or ns since the epoch, a number; or record, for the record's own timestamp", kafkadial.Unit)
+	sum         = flag.String("sum", "", "JSON `field` to add up, a whole number; dots lead into objects; empty: each record counts 1")
 	window      = program.Flag("window", "1m", "`length` of a window, such as 1m, 1h+15m or \"day Europe/Berlin\"", tumble.ParseWindow)
+	rollups     = rollupFlag("rollup", "`window[:retention]` to count as well, such as 1h:25h or \"day Europe/Berlin:31d\", from the same read; may be repeated (default none)")
 	grace       = program.Flag("grace", "0s", "how long after its end a window waits for events that are out of order, in event `time`", program.Duration("in whole milliseconds, not negative", graceOK))
-	retention   = program.Flag("retention", "0", "for how long a window is kept after that, in event `time`; 0: for ever; may differ from what is stored: the newest wins", program.Duration("in whole milliseconds, not negative", retentionOK))
+	retention   = program.Flag("retention", "0", "for how long a window is kept after that, in event `time`, such as 36h or 7d; 0: for ever; may differ from what is stored: the newest wins", parseRetention)
 	dropLate    = flag.Bool("drop-late", false, "do not count events of windows that are closed: then closed windows are final")
 	start       = program.Flag("start", "earliest", "where counting under a new name begins: earliest or latest `offset`", parseStart)
 	idle        = program.Flag("idle", "10s", "after what `time` without events a partition follows the clock; negative: never", program.Duration("not 0", idleOK))
 	flush       = program.Flag("flush", "100ms", "how often counts are written, a `time`", program.Duration("at least 1ms", flushOK))
+	maxKey      = program.Flag("max-key", "1024", "longest user id in `bytes`; a record with a longer one is rejected", program.Int(1, tumble.MostMaxKey))
+	eviction    = flag.Bool("allow-eviction", false, "start on a Redis that may evict keys, or does not tell its policy")
+	noCache     = redisdial.NoCache()
 	deadLetters = flag.String("dead-letters", "", "`name` of a topic to write rejected records to, which is created if it is missing; empty: none")
 	metricsAddr = program.Flag("metrics", "", "`address` to serve /metrics, /healthz and /readyz on; empty: none", addressOrNone)
 	untilEnd    = flag.Bool("until-end", false, "stop once every partition is counted to the end that it had at the start")
@@ -52,8 +59,43 @@ func graceOK(d time.Duration) bool {
 	return tumble.Definition{Window: tumble.Window{Size: time.Minute}, Grace: d}.Validate() == nil
 }
 
-func retentionOK(d time.Duration) bool {
-	return tumble.Definition{Window: tumble.Window{Size: time.Minute}, Retention: d}.Validate() == nil
+func parseRetention(s string) (time.Duration, error) {
+	d, err := program.Retention(s)
+	if err != nil {
+		return 0, err
+	}
+	return d, tumble.Definition{Window: tumble.Window{Size: time.Minute}, Retention: d}.Validate()
+}
+
+// rollupFlag declares a flag that may come several times.
+func rollupFlag(name, usage string) *[]tumble.Rollup {
+	var all []tumble.Rollup
+	flag.Func(name, usage, func(s string) error {
+		window, kept, bounded := strings.Cut(s, ":")
+		w, err := tumble.ParseWindow(window)
+		if err != nil {
+			return err
+		}
+		r := tumble.Rollup{Window: w}
+		if bounded {
+			if r.Retention, err = parseRetention(kept); err != nil {
+				return err
+			}
+		}
+		all = append(all, r)
+		return nil
+	})
+	return &all
+}
+
+// checkRollups returns an error unless the roll-ups go with the window and its retention.
+func checkRollups() error {
+	for _, r := range *rollups {
+		if err := r.Window.Nests(*window); err != nil {
+			return err
+		}
+	}
+	return tumble.Definition{Window: *window, Grace: *grace, Retention: *retention, Rollups: *rollups}.Validate()
 }
 
 func parseStart(s string) (kafka.Start, error) {
@@ -90,6 +132,9 @@ func run(ctx context.Context) error {
 }
 
 func count(ctx context.Context) (books tumble.Stats, err error) {
+	if err := checkRollups(); err != nil {
+		return books, program.FlagError("rollup", err)
+	}
 	screen := newScreen(os.Stderr)
 	log := slog.New(slog.NewTextHandler(screen, &slog.HandlerOptions{ReplaceAttr: shortTime}))
 	slog.SetDefault(log)
@@ -111,7 +156,8 @@ func count(ctx context.Context) (books tumble.Stats, err error) {
 		Topic:      topic.Name,
 		Group:      *group,
 		InstanceID: *instance,
-		Decode:     kafka.JSON(*key, *timeField),
+		Decode:     kafka.Fields{Key: *key, Time: *timeField, Unit: *timeUnit, N: *sum}.Decode(),
+		MaxKey:     int(*maxKey),
 		OnReject:   rejects.add,
 		Start:      *start,
 		UntilEnd:   *untilEnd,
@@ -133,12 +179,13 @@ func count(ctx context.Context) (books tumble.Stats, err error) {
 			return books, err
 		}
 	}
+	server.DisableCache = *noCache
 	client, err := redisdial.Connect(ctx, *server)
 	if err != nil {
 		return books, err
 	}
 	defer client.Close()
-	counts, err := redis.New(redis.Config{Client: client, Name: *name})
+	counts, err := redis.New(redis.Config{Client: client, Name: *name, AllowEviction: *eviction})
 	if err != nil {
 		return books, program.FlagError("name", err)
 	}
@@ -146,9 +193,12 @@ func count(ctx context.Context) (books tumble.Stats, err error) {
 		Source:        source,
 		Sink:          counts,
 		Window:        *window,
+		Rollups:       *rollups,
 		Grace:         *grace,
 		Retention:     *retention,
 		DropLate:      *dropLate,
+		Sum:           *sum != "",
+		MaxKey:        int(*maxKey),
 		Idle:          *idle,
 		FlushInterval: *flush,
 		Logger:        log,
@@ -207,11 +257,11 @@ func handler(stats func() tumble.Stats) http.Handler {
 	return mux
 }
 
-// healthy returns an error while the last call for a partition failed.
+// healthy returns an error while a partition is in trouble.
 func healthy(s tumble.Stats) error {
 	for _, p := range s.Partitions {
 		if p.Err != nil {
-			return fmt.Errorf("%s: %w", p.ID, p.Err)
+			return fmt.Errorf("partition %s is in trouble: the log says why", p.ID) // to anybody, so without addresses
 		}
 	}
 	return nil

@@ -9,8 +9,8 @@ import (
 	"sync"
 	"time"
 
-	"github.com/tumblestream/tumble/examples/clickstream/internal/kafkadial"
-	"github.com/tumblestream/tumble/examples/clickstream/internal/program"
+	"github.com/tumblestream/tumble/internal/kafkadial"
+	"github.com/tumblestream/tumble/internal/program"
 	"github.com/tumblestream/tumble/source/kafka"
 )
 

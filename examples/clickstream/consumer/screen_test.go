@@ -110,10 +110,10 @@ func TestHealthAndReadiness(t *testing.T) {
 	require.Equal(t, 200, code)
 	code, _ = ask("/readyz")
 	require.Equal(t, 503, code, "it reads nothing")
-	stats.Partitions = []tumble.PartitionStats{{ID: "clicks/0", Offset: -1}, {ID: "clicks/1", Offset: -1, Err: errors.New("away")}}
+	stats.Partitions = []tumble.PartitionStats{{ID: "clicks/0", Offset: -1}, {ID: "clicks/1", Offset: -1, Err: errors.New("away: 10.0.0.1:9092")}}
 	code, body := ask("/healthz")
 	require.Equal(t, 503, code)
-	require.Equal(t, `{"error":"clicks/1: away"}`+"\n", body)
+	require.Equal(t, `{"error":"partition clicks/1 is in trouble: the log says why"}`+"\n", body)
 	code, body = ask("/readyz")
 	require.Equal(t, 503, code)
 	require.Equal(t, `{"error":"no partition is being read yet"}`+"\n", body)

@@ -17,9 +17,9 @@ import (
 
 	"github.com/segmentio/kafka-go"
 
-	"github.com/tumblestream/tumble/examples/clickstream/internal/kafkadial"
-	"github.com/tumblestream/tumble/examples/clickstream/internal/program"
 	"github.com/tumblestream/tumble/examples/clickstream/internal/simulate"
+	"github.com/tumblestream/tumble/internal/kafkadial"
+	"github.com/tumblestream/tumble/internal/program"
 )
 
 var (

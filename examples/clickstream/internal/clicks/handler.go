@@ -17,7 +17,7 @@ import (
 	"time"
 
 	"github.com/tumblestream/tumble"
-	"github.com/tumblestream/tumble/examples/clickstream/internal/program"
+	"github.com/tumblestream/tumble/internal/program"
 )
 
 const (
@@ -49,6 +49,7 @@ type api struct {
 	mux   http.ServeMux
 	seen  traffic
 	store outage
+	live  live
 }
 
 // New returns the API. It is safe for concurrent use.
@@ -56,11 +57,14 @@ func New(cfg Config) http.Handler {
 	a := &api{cfg: cfg, store: outage{log: cmp.Or(cfg.Logger, slog.Default())}}
 	a.read("/clicks/{user_id}/{minute}", a.count)
 	a.read("/clicks/{user_id}", a.history)
+	a.read("/minutes", a.minutes)
 	a.read("/minutes/{minute}/top", a.top)
 	a.read("/minutes/{minute}/users", a.users)
+	a.read("/progress", a.progress)
 	a.read("/healthz", a.health)
 	a.read("/readyz", a.health)
 	a.get("/metrics", a.metrics)
+	a.page()
 	a.get("/openapi.json", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		_, _ = w.Write(openAPI) // an error is the client's
@@ -148,18 +152,19 @@ type countAnswer struct {
 func (a *api) count(r *http.Request) (any, error) {
 	p := parse(r)
 	user, at := variable(r, "user_id"), p.minute("minute", variable(r, "minute"))
-	if p.err != nil {
-		return nil, p.err
+	in, err := a.level(r.Context(), p)
+	if err != nil {
+		return nil, err
 	}
-	c, err := a.countAt(r.Context(), user, at)
-	return countAnswer{user, FormatMinute(c.Start), c.N, c.State}, err
+	c, err := in.countAt(r.Context(), user, at)
+	return countAnswer{user, program.ShortMinute(c.Start), c.N, c.State}, err
 }
 
 // countAt reads one count: an open zero where nothing is stored.
-func (a *api) countAt(ctx context.Context, user string, at time.Time) (tumble.Count, error) {
-	c, err := a.cfg.Counts.Count(ctx, user, at)
+func (in level) countAt(ctx context.Context, user string, at time.Time) (tumble.Count, error) {
+	c, err := in.Count(ctx, user, at)
 	if errors.Is(err, tumble.ErrNoDefinition) {
-		start, end := unknownWindow.Bounds(at)
+		start, end := in.window.Bounds(at)
 		return tumble.Count{Key: user, Start: start, End: end}, nil
 	}
 	return c, err
@@ -180,70 +185,55 @@ type minuteCount struct {
 
 // history answers in which windows of a range a user clicked, and how often.
 func (a *api) history(r *http.Request) (any, error) {
-	p := parse(r)
-	from, to := p.minute("from", p.query.Get("from")), p.minute("to", p.query.Get("to"))
-	if p.err != nil {
-		return nil, p.err
-	}
-	window, err := a.window(r.Context())
+	in, from, to, err := a.span(r)
 	if err != nil {
 		return nil, err
 	}
-	first, last, ok := span(window, from, to)
-	if !ok {
-		return nil, badRequest{fmt.Errorf("no window (%v) starts between from and to", window)}
-	}
-	if n := windowsBetween(window, from, to); n > maxWindows {
-		return nil, badRequest{fmt.Errorf("from and to are %d windows apart, at most %d can be asked for at once", n, maxWindows)}
-	}
 	answer := historyAnswer{UserID: variable(r, "user_id"), Clicks: []minuteCount{}}
-	var counts []tumble.Count
-	counts, answer.State, err = a.readRange(r.Context(), answer.UserID, from, to, first, last)
+	counts, sum, err := tumble.History(r.Context(), in, answer.UserID, from, to)
+	if errors.Is(err, tumble.ErrNoDefinition) {
+		return answer, nil
+	}
+	answer.Total, answer.State = sum.N, sum.State
 	for _, c := range counts {
-		answer.Total += c.N
-		answer.Clicks = append(answer.Clicks, minuteCount{FormatMinute(c.Start), c.N, c.State})
+		answer.Clicks = append(answer.Clicks, minuteCount{program.ShortMinute(c.Start), c.N, c.State})
 	}
 	return answer, err
 }
 
-// readRange reads the counts of the windows that start in [from, to), and the state of
-// their sum. The first window begins at first and the last one at last.
-func (a *api) readRange(ctx context.Context, user string, from, to, first, last time.Time) ([]tumble.Count, tumble.State, error) {
-	for tries := 1; ; tries++ {
-		// The counts are as final as the last window was before they were read,
-		// if the store had lost nothing by the end.
-		before, err := a.countAt(ctx, user, last)
-		if err != nil {
-			return nil, 0, err
-		}
-		counts, err := a.cfg.Counts.Range(ctx, user, from, to)
-		if err != nil && !errors.Is(err, tumble.ErrNoDefinition) {
-			return nil, 0, err
-		}
-		after, err := a.countAt(ctx, user, last)
-		if err != nil {
-			return nil, 0, err
-		}
-		// Expiry deletes the earliest window first, and shows there afterwards.
-		oldest, err := a.countAt(ctx, user, first)
-		switch {
-		case err != nil:
-			return nil, 0, err
-		case oldest.State == tumble.Expired:
-			return counts, tumble.Expired, nil
-		case after.State == tumble.Open:
-			return counts, tumble.Open, nil
-		case before.Term == after.Term:
-			return counts, before.State, nil
-		case tries == 3: // a term changes once a window, without a loss
-			return counts, tumble.Open, nil
-		}
+type minutesAnswer struct {
+	Minutes []minuteTotal `json:"minutes"`
+}
+
+type minuteTotal struct {
+	Minute string       `json:"minute"`
+	Users  int64        `json:"users"`
+	Clicks int64        `json:"clicks"`
+	State  tumble.State `json:"state"`
+}
+
+// minutes answers how many users clicked in the windows of a range, and how often.
+func (a *api) minutes(r *http.Request) (any, error) {
+	in, from, to, err := a.span(r)
+	if err != nil {
+		return nil, err
 	}
+	totals, err := in.Windows(r.Context(), from, to)
+	if errors.Is(err, tumble.ErrNoDefinition) {
+		err = nil
+	}
+	answer := minutesAnswer{Minutes: []minuteTotal{}}
+	for _, t := range totals {
+		answer.Minutes = append(answer.Minutes, minuteTotal{program.ShortMinute(t.Start), t.Keys, t.N, t.State})
+	}
+	return answer, err
 }
 
 type topAnswer struct {
 	Minute string       `json:"minute"`
 	State  tumble.State `json:"state"`
+	Users  int64        `json:"users"`
+	Clicks int64        `json:"clicks"`
 	Top    []userCount  `json:"top"`
 }
 
@@ -256,12 +246,42 @@ type userCount struct {
 func (a *api) top(r *http.Request) (any, error) {
 	p := parse(r)
 	at, n := p.minute("minute", variable(r, "minute")), p.number("n", 10, maxTop)
-	if p.err != nil {
-		return nil, p.err
+	in, err := a.level(r.Context(), p)
+	if err != nil {
+		return nil, err
 	}
-	page, err := a.cfg.Counts.Top(r.Context(), at, n)
-	page, err = orEmpty(at, page, err)
-	return topAnswer{FormatMinute(page.Start), page.State, userCounts(page)}, err
+	page, total, err := in.readTop(r.Context(), at, n)
+	return topAnswer{program.ShortMinute(page.Start), page.State, total.Keys, total.N, userCounts(page)}, err
+}
+
+// readTop reads the highest counts of a window and its total, with a state that holds
+// of both.
+func (in level) readTop(ctx context.Context, at time.Time, n int) (page tumble.Page, total tumble.Total, err error) {
+	for tries := 1; ; tries++ {
+		page, err = in.Top(ctx, at, n)
+		if page, err = in.orEmpty(at, page, err); err != nil {
+			return page, total, err
+		}
+		totals, err := in.Windows(ctx, page.Start, page.End)
+		if err != nil && !errors.Is(err, tumble.ErrNoDefinition) {
+			return page, total, err
+		}
+		if total = (tumble.Total{}); len(totals) > 0 {
+			total = totals[0]
+		}
+		switch {
+		case page.State == tumble.Open || page.State == tumble.Expired:
+			return page, total, nil
+		case total.State == tumble.Expired:
+			page.State = tumble.Expired
+			return page, total, nil
+		case page.Term == total.Term, len(totals) == 0 && len(page.Counts) == 0:
+			return page, total, nil // the total came later: it is at least as final
+		case tries == 3: // a term changes once a window, without a loss
+			page.State = tumble.Open
+			return page, total, nil
+		}
+	}
 }
 
 type usersAnswer struct {
@@ -274,19 +294,20 @@ type usersAnswer struct {
 func (a *api) users(r *http.Request) (any, error) {
 	p := parse(r)
 	at, limit := p.minute("minute", variable(r, "minute")), p.number("limit", 1000, maxLimit)
-	if p.err != nil {
-		return nil, p.err
+	in, err := a.level(r.Context(), p)
+	if err != nil {
+		return nil, err
 	}
-	page, err := a.cfg.Counts.Scan(r.Context(), at, p.query.Get("cursor"), limit)
-	page, err = orEmpty(at, page, err)
-	return usersAnswer{FormatMinute(page.Start), userCounts(page), page.Cursor}, err
+	page, err := in.Scan(r.Context(), at, p.query.Get("cursor"), limit)
+	page, err = in.orEmpty(at, page, err)
+	return usersAnswer{program.ShortMinute(page.Start), userCounts(page), page.Cursor}, err
 }
 
 // orEmpty returns an open page without counts where nothing is stored.
-func orEmpty(at time.Time, page tumble.Page, err error) (tumble.Page, error) {
+func (in level) orEmpty(at time.Time, page tumble.Page, err error) (tumble.Page, error) {
 	if errors.Is(err, tumble.ErrNoDefinition) {
 		page, err = tumble.Page{}, nil
-		page.Start, page.End = unknownWindow.Bounds(at)
+		page.Start, page.End = in.window.Bounds(at)
 	}
 	return page, err
 }
@@ -299,9 +320,33 @@ func userCounts(p tumble.Page) []userCount {
 	return users
 }
 
+type progressAnswer struct {
+	Partitions []partitionProgress `json:"partitions"`
+	Frontier   *time.Time          `json:"frontier"`
+}
+
+type partitionProgress struct {
+	Partition string     `json:"partition"`
+	Offset    int64      `json:"offset"`
+	Watermark *time.Time `json:"watermark"`
+}
+
+// progress answers how far counting has come.
+func (a *api) progress(r *http.Request) (any, error) {
+	p, err := a.cfg.Counts.Progress(r.Context())
+	if errors.Is(err, tumble.ErrNoDefinition) {
+		err = nil
+	}
+	answer := progressAnswer{[]partitionProgress{}, program.OrNull(p.Frontier)}
+	for _, part := range p.Partitions {
+		answer.Partitions = append(answer.Partitions, partitionProgress{part.ID, part.Offset, program.OrNull(part.Watermark)})
+	}
+	return answer, err
+}
+
 // health answers whether the store can be read.
 func (a *api) health(r *http.Request) (any, error) {
-	_, err := a.window(r.Context())
+	_, err := a.definition(r.Context())
 	return program.Healthy, err
 }
 
@@ -314,30 +359,62 @@ func (a *api) metrics(w http.ResponseWriter, r *http.Request) {
 	m.ServeHTTP(w, r)
 }
 
-// unknownWindow is that of an empty store.
-var unknownWindow = tumble.Window{Size: time.Minute}
+// unknown is the definition of an empty store.
+var unknown = tumble.Definition{Window: tumble.Window{Size: time.Minute}}
 
-// window returns the window of the counts.
-func (a *api) window(ctx context.Context) (tumble.Window, error) {
+// definition returns that of the counts.
+func (a *api) definition(ctx context.Context) (tumble.Definition, error) {
 	def, err := a.cfg.Counts.Definition(ctx)
 	if errors.Is(err, tumble.ErrNoDefinition) {
-		return unknownWindow, nil
+		return unknown, nil
 	}
-	return def.Window, err
+	return def, err
 }
 
-// span returns the starts of the first and the last window that start in
-// [from, to), or false if none does.
-func span(w tumble.Window, from, to time.Time) (first, last time.Time, ok bool) {
-	if !from.Before(to) {
-		return first, last, false
+// A level is what a request reads: the counts of the finest window, or of a roll-up.
+type level struct {
+	tumble.Reader
+	window tumble.Window
+}
+
+// level returns the one that a request asks for, or its first error.
+func (a *api) level(ctx context.Context, p *params) (level, error) {
+	window := p.window()
+	if p.err != nil {
+		return level{}, p.err
 	}
-	first, next := w.Bounds(from)
-	if first.Before(from) {
-		first = next
+	def, err := a.definition(ctx)
+	if err != nil {
+		return level{}, err
 	}
-	last, _ = w.Bounds(to.Add(-1))
-	return first, last, first.Before(to)
+	if window == nil {
+		return level{a.cfg.Counts, def.Window}, nil
+	}
+	i, err := def.LevelOf(*window)
+	if err != nil {
+		return level{}, badRequest{fmt.Errorf("window: %w", err)}
+	}
+	if i == 0 {
+		return level{a.cfg.Counts, def.Window}, nil
+	}
+	r, err := a.cfg.Counts.Rollup(*window)
+	return level{r, *window}, err
+}
+
+// span returns the level and the range that a request asks for, in which some windows
+// start, and not too many.
+func (a *api) span(r *http.Request) (in level, from, to time.Time, err error) {
+	p := parse(r)
+	from, to = p.minute("from", p.query.Get("from")), p.minute("to", p.query.Get("to"))
+	if in, err = a.level(r.Context(), p); err != nil {
+		return in, from, to, err
+	}
+	if _, _, ok := in.window.Starts(from, to); !ok {
+		err = badRequest{fmt.Errorf("no window (%v) starts between from and to", in.window)}
+	} else if n := windowsBetween(in.window, from, to); n > maxWindows {
+		err = badRequest{fmt.Errorf("from and to are %d windows apart, at most %d can be asked for at once", n, maxWindows)}
+	}
+	return in, from, to, err
 }
 
 // windowsBetween returns how many windows start in [from, to), or a few more.
@@ -388,41 +465,29 @@ func (p *params) number(name string, standard, most int) int {
 	return n
 }
 
-const shortMinute = "2006-01-02T15:04"
-
-var (
-	firstTime = time.Date(1700, 1, 1, 0, 0, 0, 0, time.UTC)
-	lastTime  = time.Date(2200, 1, 1, 0, 0, 0, 0, time.UTC)
-)
-
-// minute parses an instant: the short form, in UTC, RFC 3339, or "now". A plus sign
-// that was not escaped arrives from a query as a space. None of the forms has a space,
-// so it becomes a plus sign again.
-func (p *params) minute(name, s string) time.Time {
-	if s == "now" {
-		return p.now
+// window parses the window that is asked for, nil for the finest. A plus sign that was
+// not escaped arrives as a space, which only calendars have.
+func (p *params) window() *tumble.Window {
+	if !p.query.Has("window") {
+		return nil
 	}
-	t, err := program.Time(strings.ReplaceAll(s, " ", "+"))
+	s := p.query.Get("window")
+	if s != "" && s[0] >= '0' && s[0] <= '9' {
+		s = strings.ReplaceAll(s, " ", "+")
+	}
+	w, err := tumble.ParseWindow(s)
 	if err != nil {
-		t, err = time.Parse(shortMinute, s)
-		// Parse takes more than it formats, such as an hour of one digit.
-		if err != nil || t.Format(shortMinute) != s {
-			p.fail("%s is %q, must be like %s (UTC), RFC 3339 or now", name, s, shortMinute)
-			return t
-		}
+		p.fail("%w", err)
 	}
-	if t.Before(firstTime) || !t.Before(lastTime) {
-		p.fail("%s is %q, must be from the year 1700 to 2199", name, s)
-	}
-	return t
+	return &w
 }
 
-// FormatMinute formats the start of a window: the short form for a whole minute,
-// otherwise RFC 3339.
-func FormatMinute(t time.Time) string {
-	t = t.UTC()
-	if t.Truncate(time.Minute).Equal(t) {
-		return t.Format(shortMinute)
+// minute parses an instant. A plus sign that was not escaped arrives from a query as a
+// space. None of the forms of an instant has a space, so it becomes a plus sign again.
+func (p *params) minute(name, s string) time.Time {
+	t, err := program.Instant(strings.ReplaceAll(s, " ", "+"), p.now)
+	if err != nil {
+		p.fail("%s is %q, %v", name, s, err)
 	}
-	return t.Format(time.RFC3339Nano)
+	return t
 }

@@ -14,6 +14,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -21,7 +22,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"github.com/tumblestream/tumble"
-	"github.com/tumblestream/tumble/examples/clickstream/internal/program"
+	"github.com/tumblestream/tumble/internal/program"
 )
 
 // fakeReader answers with what it is told and remembers what it was asked.
@@ -30,6 +31,9 @@ type fakeReader struct {
 	err  error // of every method
 	n    int64
 	page tumble.Page
+
+	totals   []tumble.Total
+	progress tumble.Progress
 
 	states map[time.Time]tumble.State // by the start of a window; others are open
 	terms  []uint64                   // of the next Counts; then 0
@@ -68,6 +72,24 @@ func (f *fakeReader) Range(_ context.Context, key string, from, to time.Time) ([
 	}
 	return f.page.Counts, f.err
 }
+
+func (f *fakeReader) Counts(context.Context, time.Time, ...string) ([]tumble.Count, error) {
+	panic("nobody asks")
+}
+
+// Rollup returns another reader with the window, and one more in each count.
+func (f *fakeReader) Rollup(w tumble.Window) (tumble.Reader, error) {
+	level := *f
+	level.def.Window, level.n = w, f.n+1
+	return &level, nil
+}
+
+func (f *fakeReader) Windows(_ context.Context, from, to time.Time) ([]tumble.Total, error) {
+	f.ranged = fmt.Sprintf("windows %s %s", from.UTC().Format(time.RFC3339), to.UTC().Format(time.RFC3339))
+	return f.totals, f.err
+}
+
+func (f *fakeReader) Progress(context.Context) (tumble.Progress, error) { return f.progress, f.err }
 
 func (f *fakeReader) Top(_ context.Context, at time.Time, n int) (tumble.Page, error) {
 	f.asked = fmt.Sprintf("top %s %d", at.UTC().Format(time.RFC3339), n)
@@ -123,8 +145,49 @@ func TestCount(t *testing.T) {
 		_, body = get(t, reader, "/clicks/nobody/2023-10-01T12:34")
 		require.Equal(t, `{"user_id":"nobody","minute":"2023-10-01T12:34","clicks":0,"state":"`+word+`"}`+"\n", body)
 		_, body = get(t, reader, "/minutes/2023-10-01T12:34/top")
-		require.Equal(t, `{"minute":"2023-10-01T12:34","state":"`+word+`","top":[]}`+"\n", body)
+		require.Equal(t, `{"minute":"2023-10-01T12:34","state":"`+word+`","users":0,"clicks":0,"top":[]}`+"\n", body)
 	}
+}
+
+func TestRollup(t *testing.T) {
+	berlin, err := time.LoadLocation("Europe/Berlin")
+	require.NoError(t, err)
+	reader := &fakeReader{def: minutes, n: 7, totals: []tumble.Total{{Start: at1234, Keys: 1, N: 8}}}
+	reader.def.Rollups = []tumble.Rollup{{Window: tumble.Window{Size: time.Hour, Offset: 15 * time.Minute}}, {Window: tumble.Window{Calendar: tumble.Day, Zone: berlin}}}
+	for window, want := range map[string]string{
+		"1m":                  `"minute":"2023-10-01T12:34","clicks":7`,
+		"60s":                 `"minute":"2023-10-01T12:34","clicks":7`,
+		"1h%2B15m":            `"minute":"2023-10-01T12:15","clicks":8`,
+		"1h+15m":              `"minute":"2023-10-01T12:15","clicks":8`,
+		"day+Europe/Berlin":   `"minute":"2023-09-30T22:00","clicks":8`,
+		"day%20Europe/Berlin": `"minute":"2023-09-30T22:00","clicks":8`,
+	} {
+		code, body := get(t, reader, "/clicks/u/2023-10-01T12:34:56Z?window="+window)
+		require.Equal(t, 200, code, body)
+		require.Contains(t, body, want)
+	}
+	for _, target := range []string{"/clicks/u/now", "/clicks/u?from=2023-10-01T12:00&to=2023-10-02T12:00", "/minutes?from=2023-10-01T12:00&to=2023-10-02T12:00", "/minutes/now/top", "/minutes/now/users"} {
+		and := "?"
+		if strings.Contains(target, "?") {
+			and = "&"
+		}
+		code, body := get(t, reader, target+and+"window=1h%2B15m")
+		require.Equal(t, 200, code, body)
+		code, body = get(t, reader, target+and+"window=2h")
+		require.Equal(t, 400, code, body)
+		require.Contains(t, body, "counted are 1m0s, 1h0m0s+15m0s, day Europe/Berlin")
+		for _, bad := range []string{"", "x", "1", "-1m", "day%20Nowhere"} {
+			code, body = get(t, reader, target+and+"window="+bad)
+			require.Equal(t, 400, code, body)
+			requireError(t, body)
+		}
+	}
+	reader.err = tumble.ErrNoDefinition
+	code, _ := get(t, reader, "/minutes/now/top?window=1m")
+	require.Equal(t, 200, code)
+	code, body := get(t, reader, "/minutes/now/top?window=1h")
+	require.Equal(t, 400, code)
+	require.Contains(t, body, "counted are 1m0s")
 }
 
 func TestNow(t *testing.T) {
@@ -135,7 +198,7 @@ func TestNow(t *testing.T) {
 		require.Equal(t, 200, code, body)
 		var answer struct{ Minute string }
 		require.NoError(t, json.Unmarshal([]byte(body), &answer))
-		require.Contains(t, []string{FormatMinute(before), FormatMinute(before.Add(time.Minute))}, answer.Minute)
+		require.Contains(t, []string{program.ShortMinute(before), program.ShortMinute(before.Add(time.Minute))}, answer.Minute)
 	}
 	hour := time.Now().Add(-time.Hour).UTC().Format(time.RFC3339)
 	code, body := get(t, reader, "/clicks/u?from="+hour+"&to=now")
@@ -352,7 +415,7 @@ func TestTopAndUsers(t *testing.T) {
 	reader := &fakeReader{def: minutes, states: map[time.Time]tumble.State{at1234: tumble.Final}, page: tumble.Page{Cursor: "c/2", Counts: []tumble.Count{{Key: "a", N: 9}, {Key: `"<&`, N: 3}}}}
 	code, body := get(t, reader, "/minutes/2023-10-01T12:34:56Z/top")
 	require.Equal(t, 200, code)
-	require.Equal(t, `{"minute":"2023-10-01T12:34","state":"final","top":[{"user_id":"a","clicks":9},{"user_id":"\"<&","clicks":3}]}`+"\n", body)
+	require.Equal(t, `{"minute":"2023-10-01T12:34","state":"final","users":0,"clicks":0,"top":[{"user_id":"a","clicks":9},{"user_id":"\"<&","clicks":3}]}`+"\n", body)
 	require.Equal(t, "top 2023-10-01T12:34:56Z 10", reader.asked)
 	code, body = get(t, reader, "/minutes/2023-10-01T12:34/users")
 	require.Equal(t, 200, code)
@@ -365,7 +428,7 @@ func TestTopAndUsers(t *testing.T) {
 	require.Equal(t, `scan 2023-10-01T12:34:00Z "c/2" 5`, reader.asked)
 	reader.page = tumble.Page{}
 	_, body = get(t, reader, "/minutes/2023-10-01T12:34/top")
-	require.Equal(t, `{"minute":"2023-10-01T12:34","state":"final","top":[]}`+"\n", body)
+	require.Equal(t, `{"minute":"2023-10-01T12:34","state":"final","users":0,"clicks":0,"top":[]}`+"\n", body)
 	_, body = get(t, reader, "/minutes/2023-10-01T12:34/users")
 	require.Equal(t, `{"minute":"2023-10-01T12:34","users":[],"cursor":""}`+"\n", body)
 
@@ -384,15 +447,68 @@ func TestTopAndUsers(t *testing.T) {
 	require.NotContains(t, body, "10.1.2.3")
 }
 
+func TestMinutes(t *testing.T) {
+	reader := &fakeReader{def: minutes, totals: []tumble.Total{
+		{Start: at1234, End: at1234.Add(time.Minute), Keys: 3, N: 17, State: tumble.Closed},
+		{Start: at1234.Add(30 * time.Second), Keys: 1, N: 2},
+	}}
+	code, body := get(t, reader, "/minutes?from=2023-10-01T12:34&to=2023-10-01T13:00%2B00:00")
+	require.Equal(t, 400, code, body)
+	code, body = get(t, reader, "/minutes?from=2023-10-01T12:34&to=2023-10-01T13:00")
+	require.Equal(t, 200, code, body)
+	require.Equal(t, `{"minutes":[{"minute":"2023-10-01T12:34","users":3,"clicks":17,"state":"closed"},{"minute":"2023-10-01T12:34:30Z","users":1,"clicks":2,"state":"open"}]}`+"\n", body)
+	require.Equal(t, "windows 2023-10-01T12:34:00Z 2023-10-01T13:00:00Z", reader.ranged)
+	for _, query := range []string{"", "?from=2023-10-01T12:34", "?from=2023-10-01T12:34&to=2023-10-01T12:34", "?from=1700-10-01T00:00&to=2000-10-01T00:00"} {
+		code, body = get(t, reader, "/minutes"+query)
+		require.Equal(t, 400, code, query)
+		requireError(t, body)
+	}
+}
+
+func TestProgress(t *testing.T) {
+	reader := &fakeReader{def: minutes, progress: tumble.Progress{Partitions: []tumble.PartitionProgress{
+		{ID: "clicks/0", Offset: 118, Watermark: at1234.Add(5 * time.Millisecond).In(time.FixedZone("there", 3600))}, {ID: "clicks/1"},
+	}}}
+	code, body := get(t, reader, "/progress")
+	require.Equal(t, 200, code)
+	require.Equal(t, `{"partitions":[{"partition":"clicks/0","offset":118,"watermark":"2023-10-01T12:34:00.005Z"},{"partition":"clicks/1","offset":0,"watermark":null}],"frontier":null}`+"\n", body)
+	reader.progress.Frontier = at1234
+	_, body = get(t, reader, "/progress")
+	require.Contains(t, body, `"frontier":"2023-10-01T12:34:00Z"}`)
+}
+
+// What is said to be final must hold of the total, too: it is read after the counts.
+func TestTotalBesideTheTop(t *testing.T) {
+	for name, c := range map[string]struct {
+		page, total tumble.State
+		terms       [2]uint64
+		want        string
+	}{
+		"both":           {tumble.Final, tumble.Final, [2]uint64{5, 5}, "final"},
+		"a loss between": {tumble.Final, tumble.Final, [2]uint64{5, 6}, "open"},
+		"expired since":  {tumble.Final, tumble.Expired, [2]uint64{5, 5}, "expired"},
+		"closed since":   {tumble.Open, tumble.Final, [2]uint64{5, 5}, "open"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			reader := &fakeReader{def: minutes, states: map[time.Time]tumble.State{at1234: c.page}, page: tumble.Page{Term: c.terms[0]},
+				totals: []tumble.Total{{Start: at1234, Keys: 3, N: 17, State: c.total, Term: c.terms[1]}}}
+			_, body := get(t, reader, "/minutes/2023-10-01T12:34/top")
+			require.Equal(t, `{"minute":"2023-10-01T12:34","state":"`+c.want+`","users":3,"clicks":17,"top":[]}`+"\n", body)
+		})
+	}
+}
+
 func TestNothingStored(t *testing.T) {
 	reader := &fakeReader{err: fmt.Errorf("store: %w", tumble.ErrNoDefinition)}
 	for target, want := range map[string]string{
 		"/clicks/u/2023-10-01T12:34:56Z":                      `{"user_id":"u","minute":"2023-10-01T12:34","clicks":0,"state":"open"}`,
 		"/clicks/u?from=2023-10-01T12:34&to=2023-10-01T12:40": `{"user_id":"u","total":0,"state":"open","clicks":[]}`,
-		"/minutes/2023-10-01T12:34:56Z/top":                   `{"minute":"2023-10-01T12:34","state":"open","top":[]}`,
-		"/minutes/2023-10-01T12:34/users":                     `{"minute":"2023-10-01T12:34","users":[],"cursor":""}`,
-		"/healthz":                                            `{"status":"ok"}`,
-		"/readyz":                                             `{"status":"ok"}`,
+		"/minutes/2023-10-01T12:34:56Z/top":                   `{"minute":"2023-10-01T12:34","state":"open","users":0,"clicks":0,"top":[]}`,
+		"/minutes?from=2023-10-01T12:34&to=2023-10-01T12:40":  `{"minutes":[]}`,
+		"/progress":                       `{"partitions":[],"frontier":null}`,
+		"/minutes/2023-10-01T12:34/users": `{"minute":"2023-10-01T12:34","users":[],"cursor":""}`,
+		"/healthz":                        `{"status":"ok"}`,
+		"/readyz":                         `{"status":"ok"}`,
 	} {
 		code, body := get(t, reader, target)
 		require.Equal(t, 200, code, target)
@@ -406,6 +522,7 @@ func TestStoreUnreachable(t *testing.T) {
 	for _, target := range []string{
 		"/clicks/u/2023-10-01T12:34", "/clicks/u?from=2023-10-01T12:34&to=2023-10-01T12:40",
 		"/minutes/2023-10-01T12:34/top", "/minutes/2023-10-01T12:34/users", "/healthz", "/readyz",
+		"/minutes?from=2023-10-01T12:34&to=2023-10-01T12:40", "/progress",
 	} {
 		code, body := get(t, reader, target)
 		require.Equal(t, 503, code, target)
@@ -466,7 +583,7 @@ func TestOutageIsLogged(t *testing.T) {
 
 func TestUnknownRouteAndMethod(t *testing.T) {
 	reader := &fakeReader{def: minutes}
-	for _, target := range []string{"/", "/clicks", "/click/u/2023-10-01T12:34", "/clicks/a/b/2023-10-01T12:34", "/clicks/u/2023-10-01T12:34/", "/minutes/2023-10-01T12:34",
+	for _, target := range []string{"/page", "/clicks", "/click/u/2023-10-01T12:34", "/clicks/a/b/2023-10-01T12:34", "/clicks/u/2023-10-01T12:34/", "/minutes/2023-10-01T12:34",
 		"/minutes/2023-10-01T12:34/bottom", "/healthz/", "//healthz", "/favicon.ico"} {
 		code, body := get(t, reader, target)
 		require.Equal(t, 404, code, target)
@@ -499,7 +616,8 @@ func TestDescription(t *testing.T) {
 		described = append(described, path)
 	}
 	for path := range New(Config{}).(*api).seen.routes {
-		if path != "" { // of what is not served
+		// Neither what is not served nor the page, whose events have no end.
+		if !slices.Contains([]string{"", "/", "/page.js", "/page.css", "/events"}, path) {
 			served = append(served, path)
 		}
 	}

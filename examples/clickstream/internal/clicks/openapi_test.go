@@ -33,7 +33,7 @@ func (s schema) check(rules map[string]any, x any) error {
 		case "$ref":
 			err = s.check(s.at(rule.(string)).(map[string]any), x)
 		case "type":
-			err = checkType(rule.(string), x)
+			err = checkType(rule, x)
 		case "const":
 			if x != rule {
 				err = fmt.Errorf("%v is not %v", x, rule)
@@ -84,9 +84,23 @@ func (s schema) check(rules map[string]any, x any) error {
 	return nil
 }
 
-func checkType(name string, x any) error {
-	ok := false
+func checkType(rule, x any) error {
+	names, several := rule.([]any)
+	if !several {
+		names = []any{rule}
+	}
+	for _, name := range names {
+		if isType(name.(string), x) {
+			return nil
+		}
+	}
+	return fmt.Errorf("%v is no %v", x, rule)
+}
+
+func isType(name string, x any) (ok bool) {
 	switch x := x.(type) {
+	case nil:
+		ok = name == "null"
 	case string:
 		ok = name == "string"
 	case float64:
@@ -96,10 +110,7 @@ func checkType(name string, x any) error {
 	case map[string]any:
 		ok = name == "object"
 	}
-	if !ok {
-		return fmt.Errorf("%v is no %s", x, name)
-	}
-	return nil
+	return ok
 }
 
 // response returns the schema and the example of one response of an endpoint.
@@ -129,6 +140,13 @@ func TestAnswersAreAsDescribed(t *testing.T) {
 		{"/clicks/{user_id}", "/clicks/u?from=2023-10-01T12:34&to=2023-10-01T12:35", 200, nil},
 		{"/minutes/{minute}/top", "/minutes/2023-10-01T12:34/top", 200, nil},
 		{"/minutes/{minute}/users", "/minutes/2023-10-01T12:34/users", 200, nil},
+		{"/minutes", "/minutes?from=2023-10-01T12:34&to=2023-10-01T12:35", 200, nil},
+		{"/minutes", "/minutes?from=2023-10-01T12:34&to=2023-10-01T12:35", 200, nothing},
+		{"/minutes", "/minutes?from=2023-10-01T12:34&to=2023-10-01T12:35", 503, unreachable},
+		{"/minutes", "/minutes", 400, nil},
+		{"/progress", "/progress", 200, nil},
+		{"/progress", "/progress", 200, nothing},
+		{"/progress", "/progress", 503, unreachable},
 		{"/healthz", "/healthz", 200, nil},
 		{"/readyz", "/readyz", 200, nil},
 		{"/clicks/{user_id}/{minute}", "/clicks/u/2023-10-01T12:34", 200, nothing},
@@ -154,6 +172,8 @@ func TestAnswersAreAsDescribed(t *testing.T) {
 				reader = &fakeReader{def: minutes, n: 7, states: map[time.Time]tumble.State{at1234: state}, page: tumble.Page{
 					Cursor: "c/2", Counts: []tumble.Count{{Key: "u", Start: at1234, N: 7, State: state}},
 				}}
+				reader.totals = []tumble.Total{{Start: at1234, Keys: 1, N: 7, State: state}}
+				reader.progress = tumble.Progress{Partitions: []tumble.PartitionProgress{{ID: "clicks/0", Offset: 7}, {ID: "clicks/1", Watermark: at1234}}}
 			}
 			code, body := get(t, reader, c.target)
 			require.Equal(t, c.code, code, c.target)

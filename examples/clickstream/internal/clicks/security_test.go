@@ -18,6 +18,23 @@ import (
 // hangingReader is a store that never answers.
 type hangingReader struct{}
 
+func (hangingReader) Rollup(tumble.Window) (tumble.Reader, error) { return hangingReader{}, nil }
+
+func (hangingReader) Counts(ctx context.Context, _ time.Time, _ ...string) ([]tumble.Count, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+func (hangingReader) Windows(ctx context.Context, _, _ time.Time) ([]tumble.Total, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+func (hangingReader) Progress(ctx context.Context) (tumble.Progress, error) {
+	<-ctx.Done()
+	return tumble.Progress{}, ctx.Err()
+}
+
 func (hangingReader) Definition(ctx context.Context) (tumble.Definition, error) {
 	<-ctx.Done()
 	return tumble.Definition{}, ctx.Err()
@@ -47,6 +64,7 @@ func TestStoreHangs(t *testing.T) {
 	for _, target := range []string{
 		"/clicks/u/2023-10-01T12:34", "/clicks/u?from=2023-10-01T12:34&to=2023-10-01T12:40",
 		"/minutes/2023-10-01T12:34/top", "/minutes/2023-10-01T12:34/users", "/healthz",
+		"/minutes?from=2023-10-01T12:34&to=2023-10-01T12:40", "/progress",
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			began := time.Now()

@@ -8,7 +8,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/tumblestream/tumble/examples/clickstream/internal/program"
+	"github.com/tumblestream/tumble/internal/program"
 )
 
 // bounds are the upper ends of the buckets of answer times.
@@ -63,6 +63,9 @@ func (r *recorder) WriteHeader(code int) {
 	r.code = code
 	r.ResponseWriter.WriteHeader(code)
 }
+
+// Unwrap lets a handler reach what is behind: see [http.ResponseController].
+func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 
 func (t *traffic) add(path string, code int, took time.Duration) {
 	t.mu.Lock()
