@@ -10,7 +10,8 @@ import (
 
 const (
 	sealAt     = 1000            // increments of a batch. Scripts gain nothing above it
-	sealBusy   = 3 * sealAt      // ... while the lane's last one is outstanding
+	sealBytes  = 192 << 10       // bytes of its keys. They are what a script takes long for
+	sealBusy   = 3               // times as much goes into a batch while the lane's last one is outstanding
 	lagLimit   = 10_000          // offsets that a quiet lane's checkpoint may lag
 	quietEvery = 5 * time.Second // a quiet lane writes its checkpoint at least so often
 )
@@ -19,11 +20,12 @@ const (
 // shard. It does no I/O and has no goroutine: the partition's feeds it Chunks
 // and takes parcels from its lanes.
 type aggregator struct {
-	id    string // of the partition
-	def   Definition
-	lanes []*lane
-	table table
-	spans spans
+	id      string // of the partition
+	def     Definition
+	lanes   []*lane
+	table   table
+	spans   spans
+	rollups rollups
 
 	pos   int64   // the next offset: all before it are in some lane
 	epoch int32   // of the record before pos
@@ -41,7 +43,8 @@ type aggregator struct {
 	closings spans // like spans, for watermarks
 
 	onLate   func(Late)   // may be nil
-	onReject func(*Event) // an event whose time is not usable
+	onReject func(*Event) // an event whose time, key or N is not usable
+	longest  int          // key
 }
 
 // calm is a row of Chunks that bring no event and find the partition caught up.
@@ -51,28 +54,35 @@ type calm struct {
 }
 
 func newAggregator(id string, def Definition, shards int) *aggregator {
-	a := &aggregator{id: id, def: def, table: newTable(shards), spans: spans{def: def}, closings: spans{def: def}}
+	a := &aggregator{
+		id: id, def: def, longest: def.Longest(), table: newTable(shards, 1+len(def.Rollups)),
+		spans: newSpans(def), closings: newSpans(Definition{Window: def.Window, Grace: def.Grace}), rollups: newRollups(def),
+	}
 	for i := range shards {
-		a.lanes = append(a.lanes, &lane{index: i, floor: noFloor, open: &a.table.open[i]})
+		a.lanes = append(a.lanes, &lane{index: i, floors: make([]int64, 1+len(def.Rollups)), open: &a.table.open[i]})
+		a.lanes[i].fell()
 	}
 	return a
 }
 
 // A chunkTally counts the events of one chunk that are booked at once. All others
 // are in the tallies of their batches.
-type chunkTally struct{ replayed, increments int64 }
+type chunkTally struct {
+	replayed int64
+	held     held
+}
 
 // place puts a lane to where a shard's checkpoint is stored, and lets it go on at
 // next, judged by at least m. A step that is not the stored checkpoint is sent
 // before anything is counted.
-func (a *aggregator) place(ln *lane, stored, step Checkpoint, next Position, m mark, floor time.Time) {
+func (a *aggregator) place(ln *lane, stored, step Checkpoint, next Position, m mark, floors []time.Time) {
 	ln.sealed, ln.wrote, ln.due = stored, time.Now(), false
 	if !step.Same(stored) {
-		ln.seal(a.id, &a.table, step, nil)
+		ln.seal(a.id, &a.table, step, &a.rollups, a.spare)
 	}
 	ln.ahead, ln.next, ln.mark, ln.vouched = true, next, m, true
-	ln.floor = noFloor
-	ln.raise(floor)
+	ln.fell()
+	ln.raise(floors)
 }
 
 // hold lets every lane keep its place while reading goes back for some.
@@ -156,14 +166,14 @@ func (a *aggregator) count(ch Chunk, soonest int64) (r chunkTally, err error) {
 			}
 		}
 		ns, ok := nanos(ev.Time)
-		if !ok {
-			ln := a.lanes[Hash(ev.Key)%uint64(len(a.lanes))]
-			if ln.ahead {
-				r.replayed++
-			} else {
-				ln.tally.rejected++
-				a.onReject(ev)
-			}
+		n := int64(1)
+		if a.def.Sum {
+			n = ev.N
+		} else if ev.N != 0 {
+			return r, fmt.Errorf("tumble: fetch %s@%d: the source returned an event with N = %d, which goes with Config.Sum only", a.id, ev.Offset, ev.N)
+		}
+		if !ok || len(ev.Key) > a.longest || uint64(n-1) >= MaxCount {
+			a.leaveOut(ev, n == 0 && ok && len(ev.Key) <= a.longest, &r)
 			continue
 		}
 		sp := a.spans.of(ns)
@@ -172,9 +182,15 @@ func (a *aggregator) count(ch Chunk, soonest int64) (r chunkTally, err error) {
 		if ln.ahead {
 			r.replayed++
 		} else if !a.wm.passed(sp.closed) || a.late(ln, ev, sp) {
-			if ln.open.add(e, sp.start) {
-				r.increments++
-				if n := len(ln.open.counters); n == sealAt || n >= sealBusy {
+			fresh, ok := ln.open.add(e, sp.start, n)
+			if !ok {
+				return r, fmt.Errorf("tumble: count %s@%d: %w: of %.80q in the window from %s to %s", a.id, ev.Offset, ErrOverflow,
+					ev.Key, formatTime(sp.start), formatTime(sp.end))
+			}
+			if fresh {
+				r.held.increments++
+				r.held.bytes += int64(len(e.key))
+				if ln.open.fills() {
 					a.full = append(a.full, ln)
 				}
 			}
@@ -205,10 +221,26 @@ func (a *aggregator) count(ch Chunk, soonest int64) (r chunkTally, err error) {
 	return r, nil
 }
 
+// leaveOut books an event that is not counted, whatever its window.
+func (a *aggregator) leaveOut(ev *Event, skipped bool, r *chunkTally) {
+	switch ln := a.lanes[Hash(ev.Key)%uint64(len(a.lanes))]; {
+	case ln.ahead:
+		r.replayed++
+	case skipped:
+		ln.tally.skipped++
+	default:
+		ln.tally.rejected++
+		a.onReject(ev)
+	}
+}
+
+// formatTime writes nanoseconds since the epoch for people.
+func formatTime(ns int64) string { return time.Unix(0, ns).UTC().Format(time.RFC3339Nano) }
+
 // late reports whether an event of a window that is final is counted all the
 // same, and tells who wants to know.
 func (a *aggregator) late(ln *lane, ev *Event, sp *span) bool {
-	expired := a.wm.passed(sp.expired) || sp.end <= ln.floor
+	expired := a.wm.passed(sp.expired) || ln.forgot(sp)
 	counted := !expired && !a.def.DropLate
 	switch {
 	case expired:
@@ -281,16 +313,20 @@ func (a *aggregator) target(ln *lane) Checkpoint {
 }
 
 func (a *aggregator) seal(ln *lane, to Checkpoint) {
-	var deltas []Delta
-	if n := len(a.free); n > 0 && len(ln.open.counters) > 0 {
+	ln.seal(a.id, &a.table, to, &a.rollups, a.spare)
+}
+
+// spare returns a slice that no batch needs any more, nil if there is none.
+func (a *aggregator) spare() (deltas []Delta) {
+	if n := len(a.free); n > 0 {
 		deltas, a.free = a.free[n-1], a.free[:n-1]
 	}
-	ln.seal(a.id, &a.table, to, deltas)
+	return deltas
 }
 
 func (a *aggregator) sealFull() {
 	for _, ln := range a.full {
-		if n := len(ln.open.counters); n >= sealBusy || n >= sealAt && len(ln.queue) == 0 {
+		if ln.open.full(sealBusy) || ln.open.full(1) && len(ln.queue) == 0 {
 			a.seal(ln, a.target(ln))
 		}
 	}
@@ -342,14 +378,16 @@ func (a *aggregator) end(final bool) {
 // sealDue seals the open batch of a lane whose queue has become empty, if a flush
 // came in the meantime or it is full.
 func (a *aggregator) sealDue(ln *lane) {
-	if n := len(ln.open.counters); len(ln.queue) == 0 && n > 0 && (ln.due || n >= sealAt) {
+	if len(ln.queue) == 0 && len(ln.open.counters) > 0 && (ln.due || ln.open.full(1)) {
 		a.seal(ln, a.target(ln))
 	}
 }
 
-// reuse takes a slice back that no batch needs any more.
-func (a *aggregator) reuse(deltas []Delta) {
-	if cap(deltas) > 0 && len(a.free) < len(a.lanes) {
-		a.free = append(a.free, deltas[:0])
+// reuse takes the slices of a batch back that nobody needs any more.
+func (a *aggregator) reuse(b *Batch) {
+	for _, deltas := range append(b.Rollups, b.Deltas) {
+		if cap(deltas) > 0 && len(a.free) < len(a.lanes)*(1+len(a.def.Rollups)) {
+			a.free = append(a.free, deltas[:0])
+		}
 	}
 }

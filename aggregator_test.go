@@ -1,6 +1,7 @@
 package tumble
 
 import (
+	"fmt"
 	"math"
 	"testing"
 	"time"
@@ -18,7 +19,7 @@ var noon = time.Date(2024, 5, 1, 12, 0, 0, 0, time.UTC)
 func counting(stored ...Checkpoint) *aggregator {
 	a := newAggregator("clicks/0", Definition{Window: Window{Size: time.Minute}}, len(stored))
 	for i, c := range stored {
-		a.place(a.lanes[i], c, c, Position{c.Offset, c.Epoch}, markOf(c.Watermark), time.Time{})
+		a.place(a.lanes[i], c, c, Position{c.Offset, c.Epoch}, markOf(c.Watermark), nil)
 	}
 	a.rewind()
 	return a
@@ -149,4 +150,103 @@ func TestALaneInAnotherEpochIsDoubtful(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A batch is sealed when its keys are long together, not only when they are many.
+func TestBatchesAreSealedByBytes(t *testing.T) {
+	a := counting(Checkpoint{Log: "log"})
+	key := func(i int) string { return fmt.Sprintf("%01024d", i) }
+	var offset int64
+	add := func(n int) {
+		for range n {
+			a.take(t, chunk(0, events(offset, key(int(offset)))...))
+			offset++
+		}
+	}
+	add(sealBytes/1024 + 1)
+	require.Len(t, a.lanes[0].queue, 1)
+	require.EqualValues(t, sealBytes, a.lanes[0].queue[0].bytes)
+	add(sealBytes / 1024) // though the first one is still outstanding
+	require.Len(t, a.lanes[0].queue, 2)
+	events, all := a.lanes[0].drop(&a.table)
+	require.EqualValues(t, offset, events)
+	require.Equal(t, held{offset, 1024 * offset}, all)
+}
+
+// The keys of entries that are kept for their keys to come again are bounded.
+func TestIdleKeysAreBounded(t *testing.T) {
+	a := counting(Checkpoint{Log: "log"})
+	for i := range int64(8 * maxKept / 1024) {
+		a.take(t, chunk(0, events(i, fmt.Sprintf("%01024d", i))...))
+		if i%100 == 99 {
+			a.flush(time.Now())
+			for len(a.lanes[0].queue) > 0 {
+				a.lanes[0].shift()
+			}
+		}
+	}
+	require.Less(t, a.table.bytes, 2*maxKept)
+	kept := 0
+	for _, e := range a.table.entries {
+		kept += len(e.key)
+	}
+	require.Equal(t, kept, a.table.bytes)
+}
+
+// summing returns an aggregator of sums with one lane.
+func summing() *aggregator {
+	def := Definition{Window: Window{Size: time.Minute}, Sum: true}
+	a := newAggregator("clicks/0", def, 1)
+	a.place(a.lanes[0], Checkpoint{Log: "log"}, Checkpoint{Log: "log"}, Position{}, mark{}, nil)
+	a.rewind()
+	return a
+}
+
+func TestSumsAddUp(t *testing.T) {
+	a := summing()
+	var rejected []int64
+	a.onReject = func(ev *Event) { rejected = append(rejected, ev.N) }
+	var all []Event
+	for i, n := range []int64{5, 0, MaxCount - 5, -1, MaxCount + 1, 7} {
+		key := "x"
+		if n == 7 {
+			key = "y"
+		}
+		all = append(all, Event{Key: key, Time: noon, Offset: int64(i), N: n})
+	}
+	a.take(t, chunk(0, all...))
+	a.flush(time.Now())
+	b := a.lanes[0].queue[0]
+	require.Equal(t, []Delta{{noon, "x", MaxCount}, {noon, "y", 7}}, b.Deltas)
+	require.Equal(t, int64(MaxCount+7), b.sum)
+	require.Equal(t, tally{counted: 3, skipped: 1, rejected: 2}, b.tally)
+	require.EqualValues(t, 6, b.tally.events())
+	require.Equal(t, []int64{-1, MaxCount + 1}, rejected)
+}
+
+// A sum that would pass the largest count is an error, and so is an N that nobody
+// adds up.
+func TestSumsOverflow(t *testing.T) {
+	a := summing()
+	for _, key := range []string{"x", "y"} {
+		_, err := a.count(chunk(0, Event{Key: key, Time: noon, Offset: a.pos, N: MaxCount}), math.MaxInt64)
+		require.NoError(t, err)
+	}
+	// Not the counter that was found last.
+	_, err := a.count(chunk(0, Event{Key: "x", Time: noon.Add(time.Minute), Offset: a.pos, N: 1}), math.MaxInt64)
+	require.NoError(t, err)
+	for _, at := range []time.Time{noon, noon.Add(time.Second)} {
+		_, err = a.count(chunk(0, Event{Key: "x", Time: at, Offset: a.pos, N: 1}), math.MaxInt64)
+		require.ErrorIs(t, err, ErrOverflow)
+		require.ErrorContains(t, err, `of "x" in the window from 2024-05-01T12:00:00Z to 2024-05-01T12:01:00Z`)
+	}
+	a = counting(Checkpoint{Log: "log"})
+	_, err = a.count(chunk(0, Event{Key: "x", Time: noon, N: 1}), math.MaxInt64)
+	require.ErrorContains(t, err, "N = 1, which goes with Config.Sum only")
+}
+
+func TestSumOf(t *testing.T) {
+	require.EqualValues(t, 7, sumOf(3, 4))
+	require.Equal(t, int64(math.MaxInt64), sumOf(math.MaxInt64-1, 1))
+	require.Equal(t, int64(math.MaxInt64), sumOf(math.MaxInt64-1, 2))
 }

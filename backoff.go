@@ -19,13 +19,15 @@ func (b *backoff) next() time.Duration {
 	return b.wait - rand.N(b.wait/2)
 }
 
-// sleep waits for the next try, and returns false when ctx ends. hurry, once it
-// is closed, cuts one wait short: the long one that it finds.
-func (b *backoff) sleep(ctx context.Context, hurry <-chan struct{}) bool {
+// sleep waits for the next try, and returns false when ctx ends. It waits no shorter
+// than the call took that failed: one that was given up may still be under way, and
+// the server gets no more to do. hurry, once it is closed, cuts one wait short: the
+// long one that it finds.
+func (b *backoff) sleep(ctx context.Context, took time.Duration, hurry <-chan struct{}) bool {
 	if b.hurried {
 		hurry = nil
 	}
-	t := time.NewTimer(b.next())
+	t := time.NewTimer(max(b.next(), took))
 	defer t.Stop()
 	select {
 	case <-t.C:

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/tumblestream/tumble/internal/rarely"
 )
 
 // A consumer counts one partition. Its fields belong to the goroutine of run.
@@ -34,13 +36,17 @@ type consumer struct {
 	flushAt   time.Time // zero if there is nothing to flush
 	flushed   time.Time
 
+	rejects  rarely.Line  // of rejected events
+	rivals   rarely.Line  // of conflicts
 	answers  chan answer  // from the partition
 	outcomes chan outcome // from the lanes
 	polled   chan pollResult
 	calls    sync.WaitGroup
 	halted   chan struct{} // closed when stop is set, to cut retries short
 	cease    context.CancelFunc
-	troubles map[int]error // last error by shard, under -1 the partition's. Used within books.of
+	troubles map[int]error // last error by shard, under -1 the partition's. Used within books.of, like those below
+	told     bool          // the log says that there is trouble
+	lines    rarely.Line   // that say so
 }
 
 // An answer is the result of a call on the partition: a Chunk of Fetch, or the
@@ -72,9 +78,7 @@ func (p *Pipeline) consume(ctx context.Context, part Partition) error {
 		c.deliveries = append(c.deliveries, &delivery{lane: c.agg.lanes[i], shard: shard, unsettled: true})
 	}
 	c.agg.onLate = p.cfg.OnLate
-	c.agg.onReject = func(ev *Event) {
-		p.cfg.Logger.Warn("event rejected, its time is not in the years 1700 to 2199", "partition", c.id, "offset", ev.Offset, "key", ev.Key, "time", ev.Time)
-	}
+	c.agg.onReject = c.rejected
 	if err := p.join(ctx, c.id); err != nil || ctx.Err() != nil {
 		return err
 	}
@@ -91,6 +95,20 @@ func (p *Pipeline) consume(ctx context.Context, part Partition) error {
 		p.mu.Unlock()
 	}()
 	return c.run(ctx)
+}
+
+// rejected logs an event that cannot be counted, now and then.
+func (c *consumer) rejected(ev *Event) {
+	silence, ok := c.rejects.Now()
+	switch {
+	case !ok:
+	case len(ev.Key) > c.agg.longest:
+		c.p.cfg.Logger.Warn("event rejected, its key is too long", "partition", c.id, "offset", ev.Offset, "key", ev.Key[:min(64, len(ev.Key))], "bytes", len(ev.Key), "MaxKey", c.agg.longest, "unreported", silence)
+	case c.agg.def.Sum && (ev.N < 0 || ev.N > MaxCount):
+		c.p.cfg.Logger.Warn("event rejected, its N is not from 0 to 2^53 - 1", "partition", c.id, "offset", ev.Offset, "key", ev.Key, "N", ev.N, "unreported", silence)
+	default:
+		c.p.cfg.Logger.Warn("event rejected, its time is not in the years 1700 to 2199", "partition", c.id, "offset", ev.Offset, "key", ev.Key, "time", ev.Time, "unreported", silence)
+	}
 }
 
 // run is the consumer's loop. It starts every call that can be started and waits
@@ -169,9 +187,9 @@ func (c *consumer) leave() error {
 	c.commit()
 	var events int64
 	for _, ln := range c.agg.lanes {
-		n, increments := ln.drop(&c.agg.table)
+		n, held := ln.drop(&c.agg.table)
 		events += n
-		c.p.books.change(func(s *Stats) { s.Increments -= int64(increments) })
+		c.p.books.change(held.take)
 	}
 	if c.stop != nil && c.stop != errStopped {
 		return c.stop
@@ -240,13 +258,19 @@ func (c *consumer) take(ctx context.Context, a answer) {
 	case a.settled != nil:
 		c.fail(ctx, a.err)
 	case a.err == nil:
-		c.retry = backoff{}
-		c.trouble(-1, nil)
+		if ch := a.chunk; ch.Next > c.agg.pos || ch.Next >= ch.End {
+			// Trouble passes with progress. In front of a record that cannot be read,
+			// an empty Chunk comes between any two errors.
+			c.retry = backoff{}
+			c.trouble(-1, nil)
+		}
 		c.read(a.chunk)
 	case errors.Is(a.err, ErrEnded):
+		c.trouble(-1, nil)
 		c.over = ErrEnded
 		c.agg.end(errors.Is(a.err, ErrFinal))
 	case errors.Is(a.err, io.EOF):
+		c.trouble(-1, nil)
 		c.over = io.EOF
 	case ctx.Err() != nil: // halted, perhaps
 	case errors.Is(a.err, ErrOffsetOutOfRange):
@@ -302,7 +326,7 @@ func (c *consumer) read(ch Chunk) {
 		s.Skipped += ch.Skipped
 		s.Replayed += r.replayed
 		s.Pending += n - r.replayed
-		s.Increments += r.increments
+		r.held.add(s)
 	})
 	p.books.of(c.id, func(s *PartitionStats) {
 		s.Offset, s.End, s.Watermark, s.CaughtUp = c.agg.pos, ch.End, c.agg.wm.time(), ch.End >= 0 && c.agg.pos >= ch.End

@@ -56,11 +56,11 @@ type delivery struct {
 type finding struct {
 	stored   Checkpoint // of the partition
 	frontier time.Time
-	floor    time.Time
+	floors   []time.Time
 }
 
-// newWriter returns a number for the Writer of batches.
-func newWriter() uint64 { return max(rand.Uint64(), 1) }
+// newNumber returns a random number that is not 0: a Writer, or a Token.
+func newNumber() uint64 { return max(rand.Uint64(), 1) }
 
 // An outcome is the result of a call on the shard.
 type outcome struct {
@@ -115,7 +115,7 @@ func (c *consumer) launch(ctx, sending context.Context, d *delivery, resting boo
 			c.start(d, func() outcome { return c.deliver(sending, d, b) })
 		}
 	case d.unsettled:
-		c.start(d, func() outcome { return c.load(ctx, d) })
+		c.load(ctx, d)
 	}
 }
 
@@ -140,43 +140,73 @@ func (c *consumer) start(d *delivery, call func() outcome) {
 func (c *consumer) deliver(ctx context.Context, d *delivery, b *parcel) outcome {
 	o := outcome{d: d, parcel: b}
 	for wait := (backoff{}); ; {
-		err := d.shard.Apply(ctx, b.Batch)
+		began, err := c.apply(ctx, d, b)
 		if err == nil {
 			c.trouble(d.lane.index, nil)
+			c.p.loaders[d.lane.index].applied()
 			return o
 		} else if errors.Is(err, ErrConflict) || errors.Is(err, ErrPassed) {
 			if o.passed = errors.Is(err, ErrPassed); !o.passed {
 				c.p.books.change(func(s *Stats) { s.Conflicts++ })
 			}
-			loaded := c.load(ctx, d)
-			o.finding, o.err = loaded.finding, loaded.err
+			state, err := c.p.loaders[d.lane.index].load(ctx, true, func(err error) { c.trouble(d.lane.index, err) })
+			o.finding, o.err = c.find(d, state, err)
 			return o
 		}
 		o.err = fmt.Errorf("tumble: apply %s@%d to shard %d: %w", c.id, b.From.Offset, d.lane.index, err)
-		if errors.Is(err, ErrDefinition) || ctx.Err() != nil {
+		if errors.Is(err, ErrDefinition) || errors.Is(err, ErrOverflow) || ctx.Err() != nil {
 			return o
 		}
 		c.trouble(d.lane.index, o.err)
 		c.p.books.change(func(s *Stats) { s.Retries++ })
-		if !wait.sleep(ctx, c.halted) {
+		if !wait.sleep(ctx, time.Since(began), c.halted) {
 			return o
 		}
 		o.repeat, o.err = true, nil
-		b.Writer = newWriter() // the store may have applied the first one and lost it
+		b.Writer = newNumber() // the store may have applied the first one and lost it
 	}
 }
 
-// load loads the delivery's shard and stores the checkpoints that it lacks.
-func (c *consumer) load(ctx context.Context, d *delivery) outcome {
-	state, err := c.p.load(ctx, d.lane.index, c.p.init, func(err error) { c.trouble(d.lane.index, err) })
+// apply calls the shard as soon as it has a place free, and returns when that was.
+func (c *consumer) apply(ctx context.Context, d *delivery, b *parcel) (began time.Time, err error) {
+	places := c.p.places[d.lane.index]
+	select {
+	case places <- struct{}{}:
+		defer func() { <-places }()
+	case <-ctx.Done():
+		return time.Now(), ctx.Err()
+	}
+	began = time.Now()
+	return began, d.shard.Apply(ctx, b.Batch)
+}
+
+// load asks for the state of the delivery's shard.
+func (c *consumer) load(ctx context.Context, d *delivery) {
+	d.phase = calling
+	d.calls.Add(1)
+	c.calls.Add(1)
+	c.p.loaders[d.lane.index].request(&loadRequest{
+		ctx: ctx, heal: true,
+		tell: func(err error) { c.trouble(d.lane.index, err) },
+		done: func(state ShardState, err error) {
+			o := outcome{d: d}
+			o.finding, o.err = c.find(d, state, err)
+			c.outcomes <- o // has room for all deliveries
+			c.calls.Done()
+		},
+	})
+}
+
+// find returns what the state of the delivery's shard says of the partition.
+func (c *consumer) find(d *delivery, state ShardState, err error) (*finding, error) {
 	if err != nil {
-		return outcome{d: d, err: err}
+		return nil, err
 	}
 	mine, ok := state.Checkpoints[c.id]
 	if !ok {
-		return outcome{d: d, err: fmt.Errorf("tumble: load shard %d: the sink did not store partition %s", d.lane.index, c.id)}
+		return nil, fmt.Errorf("tumble: load shard %d: the sink did not store partition %s", d.lane.index, c.id)
 	}
-	return outcome{d: d, finding: &finding{mine, state.Frontier, state.Floor}}
+	return &finding{mine, state.Frontier, state.Floors}, nil
 }
 
 // heard takes the outcome of a call.
@@ -214,40 +244,50 @@ func (c *consumer) applied(o outcome) {
 	c.p.books.change(func(s *Stats) {
 		s.Flushes++
 		s.Pending -= b.tally.events()
-		s.Increments -= int64(len(b.Deltas))
+		b.holds().take(s)
 		if !mine && !o.repeat {
 			s.Replayed += b.tally.events()
 			return
 		}
 		b.tally.book(s)
+		s.Sum = sumOf(s.Sum, b.sum)
 	})
 	if mine {
 		c.conflicts = 0
 	}
-	c.agg.reuse(b.Deltas)
+	c.agg.reuse(&b.Batch)
 	c.agg.sealDue(d.lane)
 	c.commit()
 }
 
 // trouble keeps the last error of a shard, or of the partition under -1, until nil
-// says that it has passed. The first error and the end of the last one are logged.
+// says that it has passed. The log is told when trouble begins and when the last one
+// has passed, but of no more than one in 10 seconds: what comes and goes faster is
+// left out, and what stays is told later.
 func (c *consumer) trouble(index int, err error) {
-	var before, after int
+	var begins, ends bool
+	var why error
 	c.p.books.of(c.id, func(s *PartitionStats) {
-		before = len(c.troubles)
 		if delete(c.troubles, index); err != nil {
 			c.troubles[index] = err
 		}
-		after = len(c.troubles)
 		s.Err = nil
 		for _, err := range c.troubles {
 			s.Err = err
 		}
+		why = s.Err
+		switch {
+		case s.Err != nil && !c.told:
+			_, begins = c.lines.Now()
+			c.told = begins
+		case s.Err == nil && c.told:
+			c.told, ends = false, true
+		}
 	})
 	switch {
-	case before == 0 && after > 0:
-		c.p.cfg.Logger.Warn("partition is in trouble, retrying", "partition", c.id, "error", err)
-	case before > 0 && after == 0:
+	case begins:
+		c.p.cfg.Logger.Warn("partition is in trouble, retrying", "partition", c.id, "error", why)
+	case ends:
 		c.p.cfg.Logger.Info("partition works again", "partition", c.id)
 	}
 }

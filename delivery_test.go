@@ -1,8 +1,12 @@
 package tumble_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -178,5 +182,128 @@ func TestWriters(t *testing.T) {
 		require.NotEqual(t, writers[2], writers[3])
 		require.Equal(t, writers[3], writers[4])
 		require.NotContains(t, writers, uint64(0))
+	})
+}
+
+// A store that is too slow for what it gets, and does what it was given all the
+// same, gets no more for it: calls on a shard are bounded, and a call that was
+// given up is repeated no sooner than it took.
+func TestASlowStoreGetsNoMoreToDo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var ids []string
+		for i := range 200 {
+			ids = append(ids, fmt.Sprint("p-", i))
+		}
+		topic, sink := faketest.NewTopic(ids...), faketest.NewStore(1)
+		p := faketest.Start(t, tumble.Config{Source: &faketest.Source{Topic: topic}, Sink: sink})
+		time.Sleep(time.Second)
+		var calls []time.Time
+		sink.SetFault(func(_ int, b *tumble.Batch) faketest.Fault {
+			if b == nil {
+				return faketest.Fine
+			}
+			calls = append(calls, time.Now())
+			return faketest.Overdue
+		})
+		began := time.Now()
+		for _, id := range ids {
+			topic.Add(id, at(0, id))
+		}
+		time.Sleep(time.Minute)
+		sink.SetFault(nil)
+		for i, call := range calls {
+			under := 0 // way, with those that were given up in the last 10 seconds
+			for _, before := range calls[:i] {
+				if call.Sub(before) < faketest.Timeout {
+					under++
+				}
+			}
+			require.Less(t, under, 64, "%v after the start", call.Sub(began))
+		}
+		require.Greater(t, len(calls), 200)
+		sink.Repeat()
+		time.Sleep(30 * time.Second)
+		require.Len(t, sink.Counts(), 200)
+		require.NoError(t, p.Stop())
+		faketest.Balanced(t, p.Stats())
+		for cell, n := range sink.Counts() {
+			require.EqualValues(t, 1, n, cell)
+		}
+	})
+}
+
+// unreadable is a source with one partition, that has a record which cannot be read:
+// errors and empty Chunks come by turns.
+type unreadable struct {
+	faketest.Source
+	mended atomic.Bool
+	calls  atomic.Int64
+}
+
+func (s *unreadable) Run(ctx context.Context, consume func(context.Context, tumble.Partition) error) error {
+	return s.Source.Run(ctx, func(ctx context.Context, p tumble.Partition) error { return consume(ctx, stuck{p, s}) })
+}
+
+type stuck struct {
+	tumble.Partition
+	s *unreadable
+}
+
+func (p stuck) Fetch(ctx context.Context, at tumble.Position) (tumble.Chunk, error) {
+	if p.s.mended.Load() {
+		return p.Partition.Fetch(ctx, at)
+	}
+	if p.s.calls.Add(1)%2 == 0 {
+		return tumble.Chunk{}, errors.New("garbled")
+	}
+	time.Sleep(time.Millisecond)
+	return tumble.Chunk{Next: at.Offset, End: at.Offset + 1, AsOf: time.Now()}, nil
+}
+
+// Trouble passes with progress, not with a call that happens to succeed, and the log
+// is told once when it begins and once when it has passed.
+func TestTroubleIsToldOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		topic := faketest.NewTopic("a")
+		source := &unreadable{Source: faketest.Source{Topic: topic}}
+		var log strings.Builder
+		p := faketest.Start(t, tumble.Config{Source: source, Sink: faketest.NewStore(2), Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		time.Sleep(time.Second)
+		for range 1000 {
+			time.Sleep(61 * time.Millisecond)
+			require.ErrorContains(t, p.Stats().Partitions[0].Err, "garbled", "throughout")
+		}
+		require.Less(t, source.calls.Load(), int64(100), "with back-off")
+		source.mended.Store(true)
+		topic.Add("a", at(0, "x"))
+		time.Sleep(20 * time.Second)
+		require.NoError(t, p.Stats().Partitions[0].Err)
+		require.NoError(t, p.Stop())
+		require.Equal(t, 1, strings.Count(log.String(), "partition is in trouble"), log.String())
+		require.Equal(t, 1, strings.Count(log.String(), "partition works again"), log.String())
+	})
+}
+
+// Trouble that comes and goes is told of once in 10 seconds at most.
+func TestTroubleThatComesAndGoes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		topic, sink := faketest.NewTopic("a"), faketest.NewStore(1)
+		n := 0
+		sink.SetFault(func(_ int, b *tumble.Batch) faketest.Fault {
+			if n++; b != nil && n%2 == 0 {
+				return faketest.Refused
+			}
+			return faketest.Fine
+		})
+		var log strings.Builder
+		p := faketest.Start(t, tumble.Config{Source: &faketest.Source{Topic: topic}, Sink: sink, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		for i := range 600 {
+			topic.Add("a", at(float64(i)/10, "x"))
+			time.Sleep(100 * time.Millisecond)
+		}
+		require.NoError(t, p.Stop())
+		require.Greater(t, p.Stats().Retries, int64(100))
+		require.LessOrEqual(t, strings.Count(log.String(), "partition is in trouble"), 7, log.String())
+		require.LessOrEqual(t, strings.Count(log.String(), "\n"), 14)
 	})
 }

@@ -118,6 +118,25 @@ func holds(file, text string) bool {
 	return false
 }
 
+// TestLinksForModels wants each link of llms.txt to lead to a file, and each page and
+// package to be there.
+func TestLinksForModels(t *testing.T) {
+	text, err := os.ReadFile("llms.txt")
+	require.NoError(t, err)
+	require.True(t, strings.HasPrefix(string(text), "# tumble\n\n> "), "a title, and what it is, as https://llmstxt.org asks for")
+	linked := map[string]bool{}
+	for _, m := range regexp.MustCompile(`(?m)^- \[.+?\]\((.+?)\): \S`).FindAllStringSubmatch(string(text), -1) {
+		_, err := os.Stat(m[1])
+		require.NoError(t, err)
+		linked[m[1]] = true
+	}
+	for page := range pages(t) {
+		if strings.HasPrefix(page, "docs/") {
+			require.True(t, linked[page], "llms.txt does not name %s", page)
+		}
+	}
+}
+
 // TestOperations wants the log lines and metrics that operators are told about to
 // be in the code.
 func TestOperations(t *testing.T) {

@@ -8,9 +8,9 @@ import (
 
 // A tally counts the outcomes of one batch's events. It is booked when the batch
 // is applied.
-type tally struct{ counted, late, ahead, dropped, expired, rejected int64 }
+type tally struct{ counted, late, ahead, dropped, expired, rejected, skipped int64 }
 
-func (t tally) events() int64 { return t.counted + t.dropped + t.expired + t.rejected }
+func (t tally) events() int64 { return t.counted + t.dropped + t.expired + t.rejected + t.skipped }
 
 func (t tally) book(s *Stats) {
 	s.Counted += t.counted
@@ -19,6 +19,7 @@ func (t tally) book(s *Stats) {
 	s.DroppedLate += t.dropped
 	s.Expired += t.expired
 	s.Rejected += t.rejected
+	s.Skipped += t.skipped
 }
 
 // A parcel is a sealed batch. It is frozen but for its Writer, so that it can be
@@ -26,6 +27,16 @@ func (t tally) book(s *Stats) {
 type parcel struct {
 	Batch
 	tally tally
+	bytes int64 // of the keys
+	sum   int64 // of the Deltas' N, see sumOf
+}
+
+// sumOf adds two sums up, to 2^63 - 1 at most.
+func sumOf(a, b int64) int64 {
+	if a > math.MaxInt64-b {
+		return math.MaxInt64
+	}
+	return a + b
 }
 
 // A lane is the open batch, the queue and the position of one partition in one
@@ -44,7 +55,7 @@ type lane struct {
 	mark    mark
 	vouched bool // the source has just confirmed that the log still holds the records before next
 
-	floor int64 // windows that end at or before it are past retention in the shard, as far as is known
+	floors []int64 // by level; windows that end at or before it are past retention in the shard, as far as is known
 
 	open  *openBatch
 	tally tally     // of the open batch
@@ -56,19 +67,25 @@ type lane struct {
 func (ln *lane) empty() bool { return len(ln.queue) == 0 && len(ln.open.counters) == 0 }
 
 // seal freezes the open batch into a parcel that moves the checkpoint to to.
-// deltas is an empty slice to reuse.
-func (ln *lane) seal(partition string, t *table, to Checkpoint, deltas []Delta) {
-	deltas = slices.Grow(deltas, len(ln.open.counters))
+// spare returns an empty slice to reuse.
+func (ln *lane) seal(partition string, t *table, to Checkpoint, up *rollups, spare func() []Delta) {
+	var deltas []Delta
+	if len(ln.open.counters) > 0 {
+		deltas = slices.Grow(spare(), len(ln.open.counters))
+	}
 	var start time.Time
+	var sum int64
 	for i := range ln.open.counters {
 		c := &ln.open.counters[i]
 		if i == 0 || c.window != ln.open.counters[i-1].window {
 			start = time.Unix(0, c.window).UTC()
 		}
 		deltas = append(deltas, Delta{Start: start, Key: c.key, N: c.n})
+		sum = sumOf(sum, c.n)
 	}
+	bytes, coarse := ln.open.bytes, up.of(ln.open, spare)
 	t.reset(ln.open)
-	ln.queue = append(ln.queue, &parcel{Batch{Partition: partition, From: ln.sealed, To: to, Deltas: deltas}, ln.tally})
+	ln.queue = append(ln.queue, &parcel{Batch{Partition: partition, From: ln.sealed, To: to, Deltas: deltas, Rollups: coarse}, ln.tally, bytes, sum})
 	ln.sealed = to
 	ln.tally = tally{}
 	ln.due = false
@@ -78,26 +95,59 @@ func (ln *lane) seal(partition string, t *table, to Checkpoint, deltas []Delta) 
 // shift takes the first parcel, which was applied, off the queue.
 func (ln *lane) shift() { ln.queue = ln.queue[1:] }
 
+// held is how much a lane, or what was counted into it, takes.
+type held struct{ increments, bytes int64 }
+
+func (h held) add(s *Stats) {
+	s.Increments += h.increments
+	s.KeyBytes += h.bytes
+}
+
+func (h held) take(s *Stats) { held{-h.increments, -h.bytes}.add(s) }
+
+// holds returns what a sealed batch takes.
+func (b *parcel) holds() held { return held{int64(len(b.Deltas)), b.bytes} }
+
 // drop empties the lane and returns how much it held.
-func (ln *lane) drop(t *table) (events int64, increments int) {
-	events, increments = ln.tally.events(), len(ln.open.counters)
+func (ln *lane) drop(t *table) (events int64, all held) {
+	events, all = ln.tally.events(), held{int64(len(ln.open.counters)), ln.open.bytes}
 	t.reset(ln.open)
 	ln.tally = tally{}
 	for _, b := range ln.queue {
 		events += b.tally.events()
-		increments += len(b.Deltas)
+		all.increments += int64(len(b.Deltas))
+		all.bytes += b.bytes
 	}
 	ln.queue = nil
-	return events, increments
+	return events, all
 }
 
-// raise takes note of the shard's floor. It never falls but with a store that
-// lost it, which settles the lane.
-func (ln *lane) raise(floor time.Time) {
-	if !floor.IsZero() {
-		ln.floor = max(ln.floor, floor.UnixNano())
+// raise takes note of the shard's floors. They never fall but with a store that
+// lost them, which settles the lane.
+func (ln *lane) raise(floors []time.Time) {
+	for i, floor := range floors[:min(len(floors), len(ln.floors))] {
+		if !floor.IsZero() {
+			ln.floors[i] = max(ln.floors[i], floor.UnixNano())
+		}
 	}
 }
 
-// noFloor is the floor of a shard that has none.
-const noFloor = math.MinInt64
+// fell forgets the shard's floors.
+func (ln *lane) fell() {
+	for i := range ln.floors {
+		ln.floors[i] = math.MinInt64 // none
+	}
+}
+
+// forgot reports whether the windows of all levels are past retention in the shard.
+func (ln *lane) forgot(sp *span) bool {
+	if sp.end > ln.floors[0] {
+		return false
+	}
+	for i, end := range sp.ends {
+		if end > ln.floors[1+i] {
+			return false
+		}
+	}
+	return true
+}

@@ -20,7 +20,7 @@ func (p *Pipeline) register(ctx context.Context) error {
 	defer func() { <-p.registering }()
 	known := map[string]Checkpoint{}
 	for i := range p.shards {
-		state, err := p.load(ctx, i, nil, nil)
+		state, err := p.load(ctx, i, false)
 		if err != nil {
 			return err
 		}
@@ -42,7 +42,7 @@ func (p *Pipeline) register(ctx context.Context) error {
 	for i := range p.shards {
 		// If two processes register at once, the faster one in the first shard
 		// decides for all others.
-		state, err := p.load(ctx, i, p.init, nil)
+		state, err := p.load(ctx, i, true)
 		if err != nil {
 			return err
 		}
@@ -72,7 +72,7 @@ func (p *Pipeline) join(ctx context.Context, id string) error {
 			p.cfg.Logger.Warn("registering a partition failed, retrying", "partition", id, "error", err)
 		}
 		p.books.change(func(s *Stats) { s.Retries++ })
-		wait.sleep(ctx, nil)
+		wait.sleep(ctx, 0, nil)
 	}
 	return nil
 }
@@ -111,46 +111,30 @@ func (p *Pipeline) learn(known map[string]Checkpoint) {
 	p.registry = registry
 }
 
-// init returns the checkpoints that every shard must hold.
-func (p *Pipeline) init() map[string]Checkpoint {
+// unless returns the checkpoints that every shard must hold, or nil if has has all
+// of their partitions.
+func (p *Pipeline) unless(has map[string]Checkpoint) map[string]Checkpoint {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return maps.Clone(p.registry)
-}
-
-// load loads a shard and retries until it works. It fails only when ctx ends or
-// the error is fatal. tell, if set, is called with each error and with nil after
-// the last one.
-func (p *Pipeline) load(ctx context.Context, shard int, init func() map[string]Checkpoint, tell func(error)) (ShardState, error) {
-	for wait := (backoff{}); ; {
-		var missing map[string]Checkpoint
-		if init != nil {
-			missing = init()
-		}
-		state, err := p.ask(ctx, shard, missing)
-		if err == nil {
-			if tell != nil {
-				tell(nil)
-			}
-			return state, nil
-		}
-		err = fmt.Errorf("tumble: load shard %d: %w", shard, err)
-		if errors.Is(err, ErrDefinition) {
-			return state, err
-		}
-		if ctx.Err() != nil {
-			return state, ctx.Err()
-		}
-		if tell != nil {
-			tell(err)
-		} else if wait.first() {
-			p.cfg.Logger.Warn("loading a shard failed, retrying", "shard", shard, "error", err)
-		}
-		p.books.change(func(s *Stats) { s.Retries++ })
-		if !wait.sleep(ctx, nil) {
-			return state, ctx.Err()
+	for id := range p.registry {
+		if _, ok := has[id]; !ok {
+			return maps.Clone(p.registry)
 		}
 	}
+	return nil
+}
+
+// load loads a shard and retries until it works. It fails only when ctx ends or the
+// error is fatal. To heal is to store those partitions of the registry that the
+// shard lacks.
+func (p *Pipeline) load(ctx context.Context, shard int, heal bool) (ShardState, error) {
+	first := true
+	return p.loaders[shard].load(ctx, heal, func(err error) {
+		if err != nil && first {
+			p.cfg.Logger.Warn("loading a shard failed, retrying", "shard", shard, "error", err)
+			first = false
+		}
+	})
 }
 
 // endWait is how long EndPartition lets pipelines object: three polls of each.
@@ -202,7 +186,7 @@ func endPartition(ctx context.Context, s Sink, partition string) error {
 	if !live {
 		return nil
 	}
-	token := newWriter()
+	token := newNumber()
 	for i, shard := range shards {
 		if _, err := shard.Load(ctx, LoadRequest{Announce: map[string]uint64{partition: token}}); err != nil {
 			return fmt.Errorf("announce it to shard %d: %w", i, err)
@@ -221,7 +205,7 @@ func endPartition(ctx context.Context, s Sink, partition string) error {
 		if from := state.Checkpoints[partition]; err == nil && !from.Ended {
 			to := from
 			to.Ended = true
-			err = shard.Apply(ctx, Batch{Partition: partition, Writer: newWriter(), Token: token, From: from, To: to})
+			err = shard.Apply(ctx, Batch{Partition: partition, Writer: newNumber(), Token: token, From: from, To: to})
 		}
 		switch {
 		case err != nil && ended != nil:

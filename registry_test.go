@@ -436,3 +436,109 @@ func TestAShardIsHealedOfAPartitionThatHasEnded(t *testing.T) {
 		require.Len(t, sink.Counts(), 30)
 	})
 }
+
+// What a shard is asked does not grow with the square of the partitions.
+func TestManyPartitionsAskNoMore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var ids []string
+		for i := range 300 {
+			ids = append(ids, fmt.Sprint("p-", i))
+		}
+		topic, sink := faketest.NewTopic(ids...), &countedLoads{Store: faketest.NewStore(3)}
+		for _, id := range ids {
+			topic.Add(id, at(0, id))
+		}
+		p := faketest.Start(t, tumble.Config{Source: &faketest.Source{Topic: topic}, Sink: sink})
+		time.Sleep(time.Minute)
+		require.Len(t, sink.Counts(), 300)
+		require.NoError(t, p.Stop())
+		polls := 12 // one each 5 s
+		require.LessOrEqual(t, sink.loads, 3*(polls+5))
+		require.LessOrEqual(t, sink.inits, 3*300, "each partition once for each shard")
+	})
+}
+
+// countedLoads counts the Loads, and the checkpoints that they bring.
+type countedLoads struct {
+	*faketest.Store
+	mu           sync.Mutex
+	loads, inits int
+}
+
+func (s *countedLoads) Open(ctx context.Context, def tumble.Definition) ([]tumble.Shard, error) {
+	shards, err := s.Store.Open(ctx, def)
+	for i := range shards {
+		shards[i] = countedShard{shards[i], s}
+	}
+	return shards, err
+}
+
+type countedShard struct {
+	tumble.Shard
+	s *countedLoads
+}
+
+func (c countedShard) Load(ctx context.Context, r tumble.LoadRequest) (tumble.ShardState, error) {
+	c.s.mu.Lock()
+	c.s.loads++
+	c.s.inits += len(r.Init)
+	c.s.mu.Unlock()
+	time.Sleep(10 * time.Millisecond) // so that others ask meanwhile
+	return c.Shard.Load(ctx, r)
+}
+
+// A shard that cannot delete all at once is called until it has, before Run
+// returns, too.
+func TestABacklogIsWorkedOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		topic, sink := faketest.NewTopic("a"), &piecemeal{Store: faketest.NewStore(2)}
+		p := faketest.Start(t, tumble.Config{Source: &faketest.Source{Topic: topic}, Sink: sink})
+		time.Sleep(3 * time.Second)
+		require.Zero(t, sink.backlog.Load())
+		topic.Add("a", at(0, "x"), at(0, "y"), at(0, "z"))
+		time.Sleep(time.Second) // less than to the next poll
+		require.Positive(t, sink.applied.Load())
+		require.Zero(t, sink.backlog.Load())
+		topic.Add("a", at(0, "x"), at(0, "y"), at(0, "z"))
+		time.Sleep(time.Millisecond)
+		require.NoError(t, p.Stop())
+		require.Zero(t, sink.backlog.Load())
+	})
+}
+
+// piecemeal is a store of which each Apply leaves something to delete, for several
+// Loads.
+type piecemeal struct {
+	*faketest.Store
+	applied, backlog atomic.Int64
+}
+
+func (s *piecemeal) Open(ctx context.Context, def tumble.Definition) ([]tumble.Shard, error) {
+	shards, err := s.Store.Open(ctx, def)
+	for i := range shards {
+		shards[i] = &piece{Shard: shards[i], s: s}
+	}
+	return shards, err
+}
+
+type piece struct {
+	tumble.Shard
+	s    *piecemeal
+	left atomic.Int64
+}
+
+func (p *piece) Apply(ctx context.Context, b tumble.Batch) error {
+	p.s.applied.Add(1)
+	p.s.backlog.Add(10 - p.left.Swap(10))
+	return p.Shard.Apply(ctx, b)
+}
+
+func (p *piece) Load(ctx context.Context, r tumble.LoadRequest) (tumble.ShardState, error) {
+	if p.left.Load() > 0 {
+		p.left.Add(-1)
+		p.s.backlog.Add(-1)
+	}
+	return p.Shard.Load(ctx, r)
+}
+
+func (p *piece) Backlog() bool { return p.left.Load() > 0 }

@@ -49,7 +49,7 @@ func (c *consumer) resume(ctx context.Context, deliveries []*delivery) answer {
 			}
 			c.trouble(-1, a.err)
 			c.p.books.change(func(s *Stats) { s.Retries++ })
-			if !wait.sleep(ctx, nil) {
+			if !wait.sleep(ctx, 0, nil) {
 				return a
 			}
 		}
@@ -57,7 +57,6 @@ func (c *consumer) resume(ctx context.Context, deliveries []*delivery) answer {
 		a.to = append(a.to, to)
 	}
 	a.err = nil
-	c.trouble(-1, nil)
 	return a
 }
 
@@ -67,9 +66,16 @@ func (c *consumer) resume(ctx context.Context, deliveries []*delivery) answer {
 // they have seen.
 func (c *consumer) adopt(a answer) {
 	c.agg.hold()
-	rival, truncated := false, false
+	rival, overtaken, truncated := false, false, false
+	var furthest int64 // that this process has stored
+	for _, d := range c.deliveries {
+		furthest = max(furthest, d.stored.Offset)
+	}
 	for i, d := range a.settled {
 		rival = rival || d.rival
+		// The last flush of the one before may be found long after, in a shard that has
+		// little to count.
+		overtaken = overtaken || d.rival && d.finding.stored.Offset >= furthest
 		lost, err := c.settle(d, a.to[i])
 		if err != nil {
 			c.halt(err) // with it as it is found, and so never settled
@@ -99,27 +105,27 @@ func (c *consumer) adopt(a answer) {
 	c.arm()
 	c.commit()
 	if rival {
-		c.rest()
+		c.rest(overtaken)
 	}
 }
 
 // settle drops the lane of a delivery and places it at to, where the source says to
 // go on from the stored checkpoint.
 func (c *consumer) settle(d *delivery, to Checkpoint) (loss, error) {
-	events, increments := d.lane.drop(&c.agg.table)
+	events, held := d.lane.drop(&c.agg.table)
 	c.p.books.change(func(s *Stats) {
 		s.Pending -= events
 		s.Replayed += events
-		s.Increments -= int64(increments)
+		held.take(s)
 	})
 	f := *d.finding
 	step, m, lost, err := nextStep(f, to, d.revive)
 	if err != nil {
 		return lost, fmt.Errorf("tumble: resume %s@%v: %w", c.id, f.stored, err)
 	}
-	c.agg.place(d.lane, f.stored, step, Position{to.Offset, to.Epoch}, m, f.floor)
+	c.agg.place(d.lane, f.stored, step, Position{to.Offset, to.Epoch}, m, f.floors)
 	d.phase, d.finding = idle, nil
-	d.stored, d.writer = f.stored, newWriter()
+	d.stored, d.writer = f.stored, newNumber()
 	d.unsettled, d.rival, d.revive = false, false, false
 	d.calls.Add(1)
 	return lost, nil
@@ -202,15 +208,25 @@ func (c *consumer) reviving() bool {
 	})
 }
 
-// rest gives way to another process that counts this partition.
-func (c *consumer) rest() {
+// rest gives way to another process that counts this partition, or did. overtaken says
+// that it has counted further than this one.
+func (c *consumer) rest(overtaken bool) {
+	most := maxWait
+	if y, ok := c.part.(Yielder); ok {
+		if overtaken && y.Yield() {
+			c.p.cfg.Logger.Info("another process has the partition", "partition", c.id)
+			c.halt(errStopped)
+			return
+		}
+		most = ownerWait
+	}
 	c.conflicts++
 	if c.conflicts < 2 {
 		return
 	}
-	if c.conflicts == 2 {
-		c.p.cfg.Logger.Warn("another process counts this partition too, counts stay exact but both are slower", "partition", c.id)
+	if silence, ok := c.rivals.Now(); ok {
+		c.p.cfg.Logger.Warn("another process counts this partition too, counts stay exact but both are slower", "partition", c.id, "unreported", silence)
 	}
-	wait := min(rivalWait<<min(c.conflicts-2, 10), maxWait)
+	wait := min(rivalWait<<min(c.conflicts-2, 10), most)
 	c.restAt = time.Now().Add(wait/2 + rand.N(wait/2))
 }

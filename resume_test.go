@@ -1,6 +1,7 @@
 package tumble_test
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"testing"
@@ -376,8 +377,8 @@ func TestAFrontierThatPassesARevival(t *testing.T) {
 		})
 		both.Add("gone", at(390, "x"), at(1000, "x"))
 		time.Sleep(2 * time.Second)
-		require.Equal(t, 5, passed)
 		require.NoError(t, again.Stop())
+		require.Equal(t, 5, passed)
 		require.Zero(t, again.Stats().Conflicts)
 		for i := range sink.Shards {
 			c := sink.Stored(i, "gone")
@@ -549,5 +550,56 @@ func TestTruncatedFails(t *testing.T) {
 		require.ErrorContains(t, p.Ends(), "are gone")
 		require.NotContains(t, sink.Counts(), faketest.CellAt(t0, "read"))
 		faketest.Balanced(t, p.Stats())
+	})
+}
+
+// shared is a source whose partitions may belong to another process by now.
+type shared struct {
+	*faketest.Source
+	yield func() bool
+}
+
+func (s *shared) Run(ctx context.Context, consume func(context.Context, tumble.Partition) error) error {
+	return s.Source.Run(ctx, func(ctx context.Context, p tumble.Partition) error {
+		return consume(ctx, sharedPartition{p, s.yield})
+	})
+}
+
+type sharedPartition struct {
+	tumble.Partition
+	yield func() bool
+}
+
+func (p sharedPartition) Yield() bool { return p.yield() }
+
+// Of two processes that count one partition the one that may have lost it stops at its
+// first rival, with the counts as if there had been one.
+func TestYields(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		topic, sink := faketest.NewTopic("a"), faketest.NewStore(2)
+		asked := 0
+		old := faketest.Start(t, tumble.Config{Sink: sink, Idle: -1, Source: &shared{&faketest.Source{Topic: topic}, func() bool { asked++; return true }}})
+		topic.Add("a", at(0, "x"), at(0, "y"))
+		time.Sleep(time.Second)
+		require.Zero(t, asked)
+		owner := faketest.Start(t, tumble.Config{Sink: sink, Idle: -1, FlushInterval: 20 * time.Millisecond, Source: &shared{&faketest.Source{Topic: topic}, func() bool { return false }}})
+		for i := range 100 {
+			topic.Add("a", at(0, fmt.Sprint(i%7)))
+			time.Sleep(30 * time.Millisecond)
+		}
+		select {
+		case err := <-old.Done: // it has nothing to read
+			require.NoError(t, err)
+		case <-time.After(time.Second):
+			require.Fail(t, "it goes on")
+		}
+		require.Equal(t, 1, asked)
+		require.NotZero(t, owner.Stats().Counted)
+		require.NoError(t, owner.Stop())
+		var n int64
+		for _, c := range sink.Counts() {
+			n += c
+		}
+		require.Equal(t, int64(102), n)
 	})
 }

@@ -40,12 +40,17 @@ func (c Checkpoint) String() string {
 }
 
 // A Delta is an increment: N more events of Key in the window that starts at
-// Start.
+// Start, or with [Definition.Sum] events that add up to N.
 type Delta struct {
 	Start time.Time
 	Key   string
-	N     int64 // > 0
+	N     int64 // from 1 to MaxCount
 }
+
+// MaxCount is the largest count of a key in a window, and the largest total of a
+// window in one shard: 2^53 - 1, as far as every whole number is also a double, which
+// is what JSON, Lua and JavaScript have.
+const MaxCount = 1<<53 - 1
 
 // A Batch is what a shard applies as one step.
 type Batch struct {
@@ -70,6 +75,11 @@ type Batch struct {
 	// Deltas holds at most one increment per window and key, in no order; any
 	// number of them, none included. The sink may read them until Apply returns.
 	Deltas []Delta
+
+	// Rollups holds what Deltas come to in the windows of each roll-up, in the order
+	// of [Definition.Levels] from level 1 on, as Deltas does. It is empty if there are
+	// no Deltas. An N above MaxCount is an overflow.
+	Rollups [][]Delta
 }
 
 // A Sink stores counts together with the checkpoints they reach to.
@@ -99,26 +109,29 @@ type Identifier interface {
 // that they reach to. It commits alone. It is safe for concurrent use.
 //
 // A shard keeps three things for its readers. The closed mark is
-// [Definition.ClosedAt] of its frontier. The floor never falls: windows that end
-// at or before it are past retention. The term is a random number that is
+// [Definition.ClosedAt] of its frontier. The floor of a level never falls: windows of
+// that level that end at or before it are past retention. The term is a random number that is
 // another one after a loss: see Apply.
 type Shard interface {
 	// Load stores, in one step, those of r.Init that are missing, their
 	// Watermark raised to the shard's frontier (see [Frontier]) as
 	// it was before the call, and returns the shard's state after that. It
 	// replaces nothing. It also writes the definition where it is missing and
-	// wraps ErrDefinition where it differs. It notes the Retention of the
+	// wraps ErrDefinition where it differs. It notes the Retention of each level of the
 	// definition that the shard was opened with as asked for at this moment of
 	// the store's clock: in force is the longest that was asked for within the
 	// last minute. It leaves the term as it is.
 	Load(ctx context.Context, r LoadRequest) (ShardState, error)
 
-	// Apply adds b.Deltas to the counts and moves the partition's checkpoint
+	// Apply adds b.Deltas and b.Rollups to the counts and moves the partition's checkpoint
 	// from b.From to b.To, doing both or neither. If the stored checkpoint is
 	// not the Same as b.From, or none is stored, it changes nothing and wraps
 	// ErrConflict. After any other error the outcome is unknown, and the
-	// identical batch is sent again with another Writer; ErrDefinition is
-	// fatal.
+	// identical batch is sent again with another Writer; ErrDefinition and
+	// ErrOverflow are fatal.
+	//
+	// If a count, or the total of a window in the shard, would pass MaxCount, it
+	// changes nothing and wraps ErrOverflow.
 	//
 	// A revival whose To.Watermark is before the frontier, or none where there
 	// is one, changes nothing and wraps ErrPassed. A batch with a Token that is
@@ -132,10 +145,19 @@ type Shard interface {
 	// So two reads that find a window closed under the same term found the
 	// counts of the same history.
 	//
-	// It may forget windows at or before the floor: those that end Retention
+	// It may forget windows at or before their level's floor: those that end Retention
 	// before the closed mark, by the retention in force. Deltas of such windows
 	// are not counted.
 	Apply(ctx context.Context, b Batch) error
+}
+
+// A Cleaner is a Shard that deletes windows past retention a few at a time, within
+// Load and Apply, so that no call takes long.
+type Cleaner interface {
+	// Backlog reports whether the last call left some to be deleted. The pipeline
+	// then calls Load until there are none, before Run returns, too, for as long as
+	// ShutdownTimeout allows.
+	Backlog() bool
 }
 
 // A LoadRequest says what a Load brings. The zero value only asks.
@@ -160,7 +182,7 @@ type ShardState struct {
 	Checkpoints map[string]Checkpoint // by partition, all of them
 	Announced   map[string]uint64     // tokens by partition, without those that somebody objected to
 	Frontier    time.Time             // Frontier of the Checkpoints
-	Floor       time.Time             // windows that end at or before it are past retention; zero: none
+	Floors      []time.Time           // by level; windows of it that end at or before are past retention; zero: none
 }
 
 // ErrDefinition is wrapped by a sink that holds counts under another
@@ -189,6 +211,11 @@ var ErrPassed = errors.New("the frontier has passed the watermark of a partition
 // ErrObjected is wrapped by [Shard.Apply] when a batch's Token is not announced,
 // or a pipeline has objected to it. Nothing was changed.
 var ErrObjected = errors.New("a pipeline that has this partition objects to its end")
+
+// ErrOverflow is wrapped by [Shard.Apply], and returned by Run, when a count, or the
+// total of a window in one shard, would pass [MaxCount]. Nothing of the batch was
+// changed. It is fatal: counting can't go on without a wrong count.
+var ErrOverflow = errors.New("a count would pass 2^53 - 1")
 
 // Hash maps a key to its shard: key k belongs to shard Hash(k) % shards. It is
 // the same in every version and process, so that a program in another language

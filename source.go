@@ -14,6 +14,7 @@ import (
 type Event struct {
 	Key    string    // borrowed: valid until the next Fetch
 	Time   time.Time // event time: when it happened, as its producer says
+	N      int64     // what it adds to its key, from 0 to MaxCount, with Config.Sum. Without, 0: each event counts 1
 	Offset int64     // of its record. All events of one record share it and come in one Chunk
 }
 
@@ -101,6 +102,16 @@ type Committer interface {
 	// offset. It may run beside Fetch and does not block. Within a log offset
 	// falls only if the log was truncated.
 	Committed(offset int64)
+}
+
+// A Yielder is a Partition that a group of processes shares out, so that another one
+// may have it by now.
+type Yielder interface {
+	// Yield is called when another process has counted events of the partition that
+	// this one was about to count. If it returns true, consume returns as if its ctx
+	// had ended. Otherwise the partition is this process's, which rests for half a
+	// second at most before it goes on.
+	Yield() bool
 }
 
 // A Sharer is a Source that shares its partitions out by a group of processes,

@@ -16,8 +16,8 @@ type Stats struct {
 	Counted     int64 // Counted events are in the sink.
 	DroppedLate int64 // DroppedLate events belong to a closed window and were left out because of DropLate.
 	Expired     int64 // Expired events belong to a window past retention and were left out.
-	Rejected    int64 // Rejected records, or events with an unusable time, could not be understood.
-	Skipped     int64 // Skipped records hold nothing to count.
+	Rejected    int64 // Rejected records, or events with an unusable time, key or N, could not be understood.
+	Skipped     int64 // Skipped records hold nothing to count, or events have N = 0 with Config.Sum.
 	Replayed    int64 // Replayed events were read again, or were counted by another process.
 	Pending     int64 // Pending events have been read and are not in the sink yet. The next run reads those that are left at exit.
 
@@ -29,7 +29,12 @@ type Stats struct {
 	// truncated log no longer holds.
 	Lost int64
 
+	// Sum is what the Counted events add up to: with Config.Sum their N, else their
+	// number. It stays at 2^63 - 1 once it would pass that.
+	Sum int64
+
 	Increments int64 // Increments are held in memory at the moment. MaxPending bounds them.
+	KeyBytes   int64 // KeyBytes is how long the keys of Increments are together. MaxPending bounds it, too.
 	Flushes    int64 // Flushes is the number of batches that the sink applied.
 	Conflicts  int64 // Conflicts is the number of batches that it refused because another process was faster or it had lost something.
 	Retries    int64 // Retries is the number of calls that were repeated after an error.
@@ -68,7 +73,7 @@ type books struct {
 	sum   Stats // without Partitions
 	parts map[string]*PartitionStats
 	lost  map[string]gap // by partition
-	limit int64          // of Increments
+	limit int64          // of Increments, and a bytesEach-th of KeyBytes
 	room  chan struct{}  // closed when they fall below limit. nil if nobody waits
 }
 
@@ -107,7 +112,7 @@ func (b *books) change(f func(*Stats)) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	f(&b.sum)
-	if b.room != nil && b.sum.Increments < b.limit {
+	if b.room != nil && b.hasRoom() {
 		close(b.room)
 		b.room = nil
 	}
@@ -120,12 +125,20 @@ func (b *books) of(id string, f func(*PartitionStats)) {
 	f(b.parts[id])
 }
 
+// bytesEach is how long the keys may be on average before they, and not their
+// number, fill the memory that MaxPending allows.
+const bytesEach = 256
+
+func (b *books) hasRoom() bool {
+	return b.sum.Increments < b.limit && b.sum.KeyBytes/bytesEach < b.limit
+}
+
 // full returns nil if another chunk may be read. Otherwise it returns a channel
 // that is closed when it may.
 func (b *books) full() <-chan struct{} {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.sum.Increments < b.limit {
+	if b.hasRoom() {
 		return nil
 	}
 	if b.room == nil {

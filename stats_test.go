@@ -3,7 +3,9 @@ package tumble_test
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -96,6 +98,58 @@ func TestMaxPendingStopsReading(t *testing.T) {
 		require.NoError(t, p.Stop())
 		require.EqualValues(t, 40_000, p.Stats().Counted)
 		require.Len(t, sink.Counts(), 20_000)
+	})
+}
+
+// Long keys fill what MaxPending allows before their number does.
+func TestLongKeysStopReading(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		topic, sink := faketest.NewTopic("a"), faketest.NewStore(2)
+		topic.Rand = rand.New(rand.NewPCG(1, 1))
+		for i := range 3000 {
+			topic.Add("a", at(float64(i)/1000, fmt.Sprintf("%01000d", i)))
+		}
+		sink.SetFault(func(_ int, b *tumble.Batch) faketest.Fault {
+			if b != nil {
+				return faketest.Refused
+			}
+			return faketest.Fine
+		})
+		p := faketest.Start(t, tumble.Config{Source: &faketest.Source{Topic: topic}, Sink: sink, MaxPending: 4000})
+		time.Sleep(time.Minute)
+		s := p.Stats()
+		require.GreaterOrEqual(t, s.KeyBytes, int64(4000*256))
+		require.Less(t, s.KeyBytes, int64(4000*256+200*1000), "at most a chunk beyond the limit")
+		require.Equal(t, s.KeyBytes, 1000*s.Increments)
+		sink.SetFault(nil)
+		time.Sleep(time.Minute)
+		require.NoError(t, p.Stop())
+		s = p.Stats()
+		require.EqualValues(t, 3000, s.Counted)
+		require.Zero(t, s.KeyBytes)
+	})
+}
+
+// An event whose key is too long is rejected and told, now and then, in the log.
+func TestLongKeysAreRejected(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		topic, sink := faketest.NewTopic("a"), faketest.NewStore(2)
+		for i := range 1000 {
+			topic.Add("a", at(0, fmt.Sprintf("%011d", i)), at(0, fmt.Sprintf("%010d", i)))
+		}
+		var log strings.Builder
+		p := faketest.Start(t, tumble.Config{
+			Source: &faketest.Source{Topic: topic}, Sink: sink, MaxKey: 10,
+			Logger: slog.New(slog.NewTextHandler(&log, nil)),
+		})
+		time.Sleep(time.Second)
+		require.NoError(t, p.Stop())
+		s := p.Stats()
+		faketest.Balanced(t, s)
+		require.EqualValues(t, 1000, s.Rejected)
+		require.EqualValues(t, 1000, s.Counted)
+		require.Len(t, sink.Counts(), 1000)
+		require.Equal(t, 1, strings.Count(log.String(), "its key is too long"), log.String())
 	})
 }
 

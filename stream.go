@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/tumblestream/tumble/internal/rarely"
 )
 
 // Config configures a Pipeline. Source, Sink and Window are required, and the
@@ -30,14 +32,33 @@ type Config struct {
 	Grace time.Duration
 
 	// Retention is how long the counts of a window are kept after it has closed,
-	// in event time. It may differ between processes and runs: in force is the
-	// longest that a process asked for within the last minute. Defaults to 0,
-	// which keeps counts for ever.
+	// in event time. An event is left out, and booked as Expired, once its windows of
+	// all levels are past retention. It may differ between processes and runs: in
+	// force is the longest that a process asked for within the last minute. Defaults
+	// to 0, which keeps counts for ever.
 	Retention time.Duration
+
+	// Rollups are coarser windows that are counted from the same read, each with a
+	// Retention of its own: hours and days beside minutes. Whether an event is late is
+	// judged by Window alone. They are a part of what the counts mean: others need a
+	// new name.
+	Rollups []Rollup
 
 	// DropLate leaves late events out of the counts, so that a closed window is
 	// Final. By default they are counted.
 	DropLate bool
+
+	// Sum adds up the N of events instead of counting 1 for each: bytes, cents. N is a
+	// whole number of the smallest unit. An event with N = 0 is skipped, and one with
+	// N below 0 or above MaxCount is rejected. A sum that would pass MaxCount ends Run
+	// with an error that wraps ErrOverflow. Sum is a part of what the counts mean:
+	// another one needs a new name. By default each event counts 1.
+	Sum bool
+
+	// MaxKey is the length of the longest key that is counted, in bytes. An event with
+	// a longer one is rejected. It is a part of what the counts mean: another one needs
+	// a new name. At most 65,536. Defaults to 1,024.
+	MaxKey int
 
 	// Idle is how long a partition must have been caught up and silent before
 	// its watermark follows the clock. Defaults to 10 seconds. If it is
@@ -52,8 +73,9 @@ type Config struct {
 	// Counts in the store lag by about as much. Defaults to 100 milliseconds.
 	FlushInterval time.Duration
 
-	// MaxPending bounds the number of increments held in memory over all
-	// partitions. At the limit reading waits for the sink. Defaults to 1,000,000.
+	// MaxPending bounds the number of increments of Window held in memory over all
+	// partitions, and 256 times as much the bytes of their keys. At the limit reading
+	// waits for the sink. One Chunk may pass it. Defaults to 1,000,000.
 	MaxPending int
 
 	// ShutdownTimeout bounds the last flush, after Run was told to stop. Defaults
@@ -71,7 +93,7 @@ type Config struct {
 }
 
 func (cfg *Config) definition() Definition {
-	return Definition{cfg.Window, cfg.Grace, cfg.Retention, cfg.DropLate}
+	return Definition{Window: cfg.Window, Grace: cfg.Grace, Retention: cfg.Retention, DropLate: cfg.DropLate, Sum: cfg.Sum, MaxKey: cfg.MaxKey, Rollups: cfg.Rollups}
 }
 
 // complete sets the defaults, or returns an error that names a wrong field.
@@ -83,6 +105,9 @@ func (cfg *Config) complete() error {
 		return errors.New("tumble: Sink is nil, must be set")
 	}
 	if err := cfg.definition().Validate(); err != nil {
+		return fmt.Errorf("tumble: %w", err)
+	}
+	if err := cfg.definition().nest(); err != nil {
 		return fmt.Errorf("tumble: %w", err)
 	}
 	cfg.Idle = cmp.Or(cfg.Idle, 10*time.Second)
@@ -115,16 +140,23 @@ const (
 	maxWait   = 5 * time.Second
 	lossWait  = 250 * time.Millisecond // until all shards have been looked at after a loss
 	rivalWait = 100 * time.Millisecond
+	ownerWait = 500 * time.Millisecond // at most, where the other one is to go
+
+	maxApplies = 64 // calls on a shard at once. One more would only wait in a queue of the client or the server
 )
 
 // A Pipeline reads a Source, counts per key and window, and keeps the counts in
 // a Sink.
 type Pipeline struct {
-	cfg     Config
-	def     Definition
-	shards  []Shard
-	books   books
-	running atomic.Bool
+	cfg      Config
+	def      Definition
+	shards   []Shard
+	loaders  []*loader // of the shards
+	loads    sync.WaitGroup
+	cleaning context.Context // until it ends, what is past retention is deleted: ShutdownTimeout after the run
+	places   []chan struct{} // of the shards: each bounds the Applies that are under way at once
+	books    books
+	running  atomic.Bool
 
 	registering chan struct{}         // a semaphore: one registration at a time
 	first       map[string]Checkpoint // the source's first answer on each partition. Guarded by mu
@@ -135,6 +167,8 @@ type Pipeline struct {
 	tops      []mark                // the largest watermark of each shard when it was last loaded
 	looking   chan struct{}         // closed to poll all shards at once
 	looked    time.Time             // when looking was last closed
+
+	changes rarely.Line // of checkpoints that are not as they were left
 }
 
 // New returns a Pipeline, or an error that names the wrong field of cfg. It calls
@@ -163,7 +197,13 @@ func (p *Pipeline) Run(ctx context.Context) error {
 		return errors.New("tumble: Run is running already")
 	}
 	defer p.running.Store(false)
+	cleaning, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	p.cleaning = cleaning
 	err := p.run(ctx)
+	deadline := time.AfterFunc(p.cfg.ShutdownTimeout, stop)
+	defer deadline.Stop()
+	p.loads.Wait()
 	if ctx.Err() != nil && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)) {
 		return nil
 	}
@@ -200,7 +240,11 @@ func (p *Pipeline) begin(ctx context.Context) error {
 	if n := len(shards); n == 0 || n > maxShards {
 		return fmt.Errorf("tumble: open the sink: it has %d shards, must be 1 to %d", n, maxShards)
 	}
-	p.shards = shards
+	p.shards, p.loaders, p.places = shards, nil, nil
+	for i := range shards {
+		p.loaders = append(p.loaders, newLoader(p, i))
+		p.places = append(p.places, make(chan struct{}, maxApplies))
+	}
 	p.books.begin()
 	p.mu.Lock()
 	p.first = map[string]Checkpoint{}

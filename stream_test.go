@@ -60,10 +60,19 @@ func TestFatalErrors(t *testing.T) {
 	t.Run("another definition while running", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			topic, sink := faketest.NewTopic("a"), faketest.NewStore(1)
-			p := faketest.Start(t, tumble.Config{Source: &faketest.Source{Topic: topic}, Sink: redefined{sink}})
+			p := faketest.Start(t, tumble.Config{Source: &faketest.Source{Topic: topic}, Sink: redefined{sink, tumble.ErrDefinition}})
 			time.Sleep(time.Second)
 			topic.Add("a", at(0, "x"))
 			require.ErrorIs(t, <-p.Done, tumble.ErrDefinition)
+		})
+	})
+	t.Run("a sum that is too large", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			topic, sink := faketest.NewTopic("a"), faketest.NewStore(1)
+			p := faketest.Start(t, tumble.Config{Source: &faketest.Source{Topic: topic}, Sink: redefined{sink, tumble.ErrOverflow}})
+			time.Sleep(time.Second)
+			topic.Add("a", at(0, "x"))
+			require.ErrorIs(t, <-p.Done, tumble.ErrOverflow)
 		})
 	})
 	t.Run("a source that lists nothing it can", func(t *testing.T) {
@@ -91,18 +100,24 @@ func TestFatalErrors(t *testing.T) {
 	})
 }
 
-// redefined is a sink under which somebody stored another definition.
-type redefined struct{ *faketest.Store }
+// redefined is a sink whose Applies end with an error that cannot be mended.
+type redefined struct {
+	*faketest.Store
+	err error
+}
 
 func (r redefined) Open(ctx context.Context, def tumble.Definition) ([]tumble.Shard, error) {
 	shards, err := r.Store.Open(ctx, def)
-	return []tumble.Shard{redefinedShard{shards[0]}}, err
+	return []tumble.Shard{redefinedShard{shards[0], r.err}}, err
 }
 
-type redefinedShard struct{ tumble.Shard }
+type redefinedShard struct {
+	tumble.Shard
+	err error
+}
 
-func (redefinedShard) Apply(context.Context, tumble.Batch) error {
-	return fmt.Errorf("shard 0: %w", tumble.ErrDefinition)
+func (r redefinedShard) Apply(context.Context, tumble.Batch) error {
+	return fmt.Errorf("shard 0: %w", r.err)
 }
 
 type brokenSource struct{ tumble.Source }

@@ -16,6 +16,7 @@ type table struct {
 	seed    maphash.Seed
 	slots   []uint64 // hash, index in entries + 1, 32 bits each. 0 is free
 	entries []entry
+	bytes   int         // of the entries' keys
 	open    []openBatch // batches of the lanes
 
 	hashes [atOnce]uint32 // of the prefetched events
@@ -30,6 +31,7 @@ const (
 	atOnce   = 32      // events that are prepared together
 	keyBlock = 512     // bytes
 	maxIdle  = 1 << 15 // entries that are kept for their keys to come again
+	maxKept  = 1 << 20 // bytes of their keys
 )
 
 // An entry is a key and the lane it belongs to. It outlives the batch, so that a
@@ -51,6 +53,9 @@ type entry struct {
 type openBatch struct {
 	number   uint32 // another one for each batch, from 1
 	counters []counter
+	bytes    int64           // of their keys
+	levels   int             // each counter may become as many increments
+	filled   bool            // see fills
 	far      map[place]int32 // indexes of the counters that are in no entry's list
 	keys     strings.Builder // the block that holds the newest keys of the lane's entries
 }
@@ -69,10 +74,10 @@ type place struct {
 	window int64
 }
 
-func newTable(lanes int) table {
+func newTable(lanes, levels int) table {
 	t := table{seed: maphash.MakeSeed(), slots: make([]uint64, minSlots), open: make([]openBatch, lanes)}
 	for i := range t.open {
-		t.open[i].number = 1
+		t.open[i].number, t.open[i].levels = 1, levels
 	}
 	return t
 }
@@ -112,6 +117,7 @@ func (t *table) find(h uint32, key string) *entry {
 	index := len(t.entries)
 	lane := uint16(Hash(key) % uint64(len(t.open)))
 	t.entries = append(t.entries, entry{key: t.keep(lane, key), lane: lane})
+	t.bytes += len(key)
 	t.slots[at] = uint64(h)<<32 | uint64(index+1)
 	if 2*len(t.entries) > len(t.slots) {
 		old := t.slots
@@ -151,22 +157,43 @@ func (t *table) take(slot uint64) {
 	t.slots[at] = slot
 }
 
-// add counts an event of an entry's key in a window, and reports whether that is
-// a new increment.
-func (b *openBatch) add(e *entry, window int64) (fresh bool) {
+// add adds n to the count of an entry's key in a window, and reports whether that is
+// a new increment. It reports false, and adds nothing, if it would pass MaxCount.
+func (b *openBatch) add(e *entry, window, n int64) (fresh, ok bool) {
 	if e.batch != b.number {
 		e.batch, e.newest, e.listed, e.spilled = b.number, 0, 0, false
 	} else if c := &b.counters[e.last]; c.window == window { // nearly always the window of the key's event before
-		c.n++
-		return false
+		if c.n > MaxCount-n {
+			return false, false
+		}
+		c.n += n
+		return false, true
 	}
-	if e.last, fresh = b.search(e, window); !fresh {
-		b.counters[e.last].n++
+	e.last, fresh = b.search(e, window)
+	c := &b.counters[e.last]
+	if c.n > MaxCount-n {
+		return false, false
 	}
-	return fresh
+	c.n += n
+	return fresh, true
 }
 
-// search returns the counter of an entry and a window, or a new one. A window
+// full reports whether the batch has increments enough, times over, or long enough
+// ones, to be sealed.
+func (b *openBatch) full(times int) bool {
+	return len(b.counters)*b.levels >= times*sealAt || b.bytes*int64(b.levels) >= sealBytes
+}
+
+// fills reports whether the batch has just become full, or is so several times over.
+func (b *openBatch) fills() bool {
+	if !b.full(1) || b.filled && !b.full(sealBusy) {
+		return false
+	}
+	b.filled = true
+	return true
+}
+
+// search returns the counter of an entry and a window, or a new one of 0. A window
 // that is newer than all of the list is known to be new at once.
 func (b *openBatch) search(e *entry, window int64) (index int32, fresh bool) {
 	before, at := int32(-1), e.newest-1
@@ -187,7 +214,8 @@ func (b *openBatch) search(e *entry, window int64) (index int32, fresh bool) {
 		}
 	}
 	index = int32(len(b.counters))
-	b.counters = append(b.counters, counter{window: window, n: 1, key: e.key, next: at + 1})
+	b.bytes += int64(len(e.key))
+	b.counters = append(b.counters, counter{window: window, key: e.key, next: at + 1})
 	switch {
 	case far:
 		b.setFar(index)
@@ -230,7 +258,7 @@ func (b *openBatch) setFar(index int32) {
 // that might still know about an earlier batch of the same number.
 func (t *table) reset(b *openBatch) {
 	clear(b.counters) // of their keys
-	b.counters, b.far = b.counters[:0], nil
+	b.counters, b.bytes, b.filled, b.far = b.counters[:0], 0, false, nil
 	if b.number++; b.number > 0 {
 		return
 	}
@@ -244,7 +272,7 @@ func (t *table) reset(b *openBatch) {
 
 // shrink forgets the entries that have no counters, once they are many.
 func (t *table) shrink() {
-	if len(t.entries) < maxIdle {
+	if len(t.entries) < maxIdle && t.bytes < maxKept {
 		return
 	}
 	used := 0
@@ -256,9 +284,11 @@ func (t *table) shrink() {
 	}
 	moved := make([]uint32, len(t.entries)) // new index + 1
 	kept := t.entries[:0]
+	t.bytes = 0
 	for i, e := range t.entries {
 		if e.batch == t.open[e.lane].number {
 			e.key = t.keep(e.lane, e.key) // or it would hold on to all keys beside it
+			t.bytes += len(e.key)
 			kept = append(kept, e)
 			moved[i] = uint32(len(kept))
 		}

@@ -16,14 +16,15 @@ import (
 // again what a batch has left.
 func TestTable(t *testing.T) {
 	const windows = 3*maxList - 1 // a prime
-	tb := newTable(1)
+	tb := newTable(1, 1)
 	ln := &lane{open: &tb.open[0]}
 	want := map[string]int64{}
 	var buf [20]byte
 	add := func(i int, window int64, fresh bool) {
 		bytes := fmt.Appendf(buf[:0], "key-%08d", i)
 		key := unsafe.String(&bytes[0], len(bytes))
-		require.Equal(t, fresh, ln.open.add(tb.find(tb.hash(key), key), window), "%s in %d", key, window)
+		got, _ := ln.open.add(tb.find(tb.hash(key), key), window, 1)
+		require.Equal(t, fresh, got, "%s in %d", key, window)
 		want[fmt.Sprint(window, key)]++
 	}
 	for round := range 2 {
@@ -44,7 +45,9 @@ func TestTable(t *testing.T) {
 				add(i, w*5%windows, false)
 			}
 		}
-		ln.seal("p", &tb, Checkpoint{}, nil)
+		up := newRollups(Definition{Window: Window{Size: 1}, Rollups: []Rollup{{Window: Window{Size: 3}}, {Window: Window{Size: 1 << 40}}}})
+		ln.seal("p", &tb, Checkpoint{}, &up, func() []Delta { return nil })
+		requireRollups(t, []int64{3, 1 << 40}, ln.queue[round].Batch)
 		got := map[string]int64{}
 		for _, d := range ln.queue[round].Deltas {
 			got[fmt.Sprint(d.Start.UnixNano(), d.Key)] += d.N
@@ -56,11 +59,30 @@ func TestTable(t *testing.T) {
 	}
 }
 
+// requireRollups wants the roll-ups of a batch to be what its increments come to in
+// windows of these sizes.
+func requireRollups(t *testing.T, sizes []int64, b Batch) {
+	t.Helper()
+	require.Len(t, b.Rollups, len(sizes))
+	for i, size := range sizes {
+		want, got := map[place]int64{}, map[place]int64{}
+		for _, d := range b.Deltas {
+			want[place{d.Key, d.Start.UnixNano() / size * size}] += d.N
+		}
+		for _, d := range b.Rollups[i] {
+			p := place{d.Key, d.Start.UnixNano()}
+			require.Zero(t, got[p], "one increment of %v", p)
+			got[p] = d.N
+		}
+		require.Equal(t, want, got)
+	}
+}
+
 // The batches of a lane have numbers that come again after some 4 billion: an entry
 // of a key that has been quiet for so long must not seem to be of the batch that
 // has its number.
 func TestBatchesOfTheSameNumber(t *testing.T) {
-	tb := newTable(2)
+	tb := newTable(2, 1)
 	var keys [2][]string
 	for i := range 20 {
 		key := fmt.Sprint("key", i)
@@ -71,7 +93,8 @@ func TestBatchesOfTheSameNumber(t *testing.T) {
 		b := &tb.open[i]
 		add := func(keys ...string) {
 			for _, key := range keys {
-				require.True(t, b.add(tb.find(tb.hash(key), key), 0))
+				fresh, _ := b.add(tb.find(tb.hash(key), key), 0, 1)
+				require.True(t, fresh)
 			}
 			require.Len(t, b.counters, len(keys))
 			tb.reset(b)

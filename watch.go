@@ -15,7 +15,7 @@ type pollResult struct {
 	shard  int
 	calls  uint64     // of the delivery, when the poll began
 	stored Checkpoint // zero if it is missing
-	floor  time.Time
+	floors []time.Time
 }
 
 // ask loads a shard once. If somebody has announced the end of a partition that
@@ -76,11 +76,12 @@ func (p *Pipeline) poll(ctx context.Context, shard int) {
 			calls[c] = c.deliveries[shard].calls.Load()
 		}
 		p.mu.Unlock()
-		state, err := p.ask(ctx, shard, nil)
-		if err != nil {
-			if ctx.Err() == nil {
+		state, err := p.loaders[shard].load(ctx, false, func(err error) {
+			if err != nil {
 				p.cfg.Logger.Debug("polling a shard failed", "shard", shard, "error", err)
 			}
+		})
+		if err != nil {
 			continue
 		}
 		p.mu.Lock()
@@ -92,7 +93,7 @@ func (p *Pipeline) poll(ctx context.Context, shard int) {
 				continue
 			}
 			select {
-			case c.polled <- pollResult{shard, n, state.Checkpoints[c.id], state.Floor}:
+			case c.polled <- pollResult{shard, n, state.Checkpoints[c.id], state.Floors}:
 			default: // the consumer is busy. The next poll will do
 			}
 		}
@@ -115,11 +116,13 @@ func (p *Pipeline) look() {
 // delivery left in its shard.
 func (c *consumer) compare(s pollResult) {
 	d := c.deliveries[s.shard]
-	d.lane.raise(s.floor)
+	d.lane.raise(s.floors)
 	if d.phase != idle || d.unsettled || c.stop != nil || d.calls.Load() != s.calls || s.stored.Same(d.stored) {
 		return
 	}
-	c.p.cfg.Logger.Warn("the stored checkpoint has changed, reading goes back", "partition", c.id, "shard", s.shard, "expected", d.stored, "stored", s.stored)
+	if silence, ok := c.p.changes.Now(); ok { // a store that lost all is one line, not one of each partition and shard
+		c.p.cfg.Logger.Warn("the stored checkpoint has changed, reading goes back", "partition", c.id, "shard", s.shard, "expected", d.stored, "stored", s.stored, "unreported", silence)
+	}
 	d.unsettled = true
 	c.suspect(d, s.stored)
 }

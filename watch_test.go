@@ -3,7 +3,9 @@ package tumble_test
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -137,12 +139,37 @@ func TestAFloorThatRises(t *testing.T) {
 		topic.Add("a", at(0, "x"), at(600, "x"))
 		p := faketest.Start(t, tumble.Config{Source: &faketest.Source{Topic: topic}, Sink: sink, Idle: -1, Retention: time.Hour})
 		time.Sleep(time.Second)
-		sink.Change(0, func(sh *faketest.Shard) { sh.Floor = t0.Add(5 * time.Minute) })
+		sink.Change(0, func(sh *faketest.Shard) { sh.Floors = []time.Time{t0.Add(5 * time.Minute)} })
 		time.Sleep(6 * time.Second)
 		topic.Add("a", at(10, "x"), at(599, "x"))
 		time.Sleep(time.Second)
 		require.NoError(t, p.Stop())
 		require.EqualValues(t, 1, p.Stats().Expired)
 		require.EqualValues(t, 1, p.Stats().Late)
+	})
+}
+
+// A store that lost everything is a line of the process, not one of each partition
+// and shard.
+func TestALossIsOneLine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var ids []string
+		for i := range 20 {
+			ids = append(ids, fmt.Sprint("p-", i))
+		}
+		topic, sink := faketest.NewTopic(ids...), faketest.NewStore(4)
+		for _, id := range ids {
+			topic.Add(id, faketest.Several(rand.New(rand.NewPCG(1, 2)), 50, 0)...)
+		}
+		var log strings.Builder
+		p := faketest.Start(t, tumble.Config{Source: &faketest.Source{Topic: topic}, Sink: sink, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		time.Sleep(62 * time.Second)
+		for i := range sink.Shards {
+			sink.Restore(i, faketest.NewShard())
+		}
+		time.Sleep(20 * time.Second)
+		require.NoError(t, p.Stop())
+		require.Contains(t, log.String(), "the stored checkpoint has changed")
+		require.LessOrEqual(t, strings.Count(log.String(), "\n"), 3, log.String())
 	})
 }

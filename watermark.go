@@ -59,8 +59,9 @@ func nanos(t time.Time) (int64, bool) {
 // A span is a window with the watermarks that close it, in nanoseconds.
 type span struct {
 	start, end int64
-	closed     int64 // a watermark that reaches it closes the window
-	expired    int64 // a watermark that reaches it leaves the window past retention. The maximum stands for never
+	closed     int64   // a watermark that reaches it closes the window
+	expired    int64   // a watermark that reaches it leaves the windows of all levels past retention. The maximum stands for never
+	ends       []int64 // of the roll-ups' windows
 }
 
 // spans finds the window of an event. It remembers the last two windows,
@@ -68,8 +69,11 @@ type span struct {
 // of the next (BenchmarkPipeline/keys=10000).
 type spans struct {
 	def        Definition
+	levels     []Rollup
 	last, prev span
 }
+
+func newSpans(def Definition) spans { return spans{def: def, levels: def.Levels()} }
 
 func (s *spans) of(ns int64) *span {
 	if ns >= s.last.start && ns < s.last.end {
@@ -84,16 +88,29 @@ func (s *spans) of(ns int64) *span {
 
 func (s *spans) find(ns int64) span {
 	start, end := s.def.Window.Bounds(time.Unix(0, ns).UTC())
-	sp := span{start: start.UnixNano(), end: end.UnixNano(), expired: math.MaxInt64}
+	sp := span{start: start.UnixNano(), end: end.UnixNano()}
 	sp.closed = sp.end + int64(s.def.Grace)
-	// Windows are past retention once some window's start, the closed mark, is
-	// Retention beyond their end: not in the midst of a window.
-	if at := end.Add(s.def.Retention); s.def.Retention > 0 && at.Year() < 2250 {
-		mark, next := s.def.Window.Bounds(at)
-		if mark.Before(at) {
-			mark = next
+	for i, level := range s.levels {
+		if i > 0 {
+			_, end = level.Window.Bounds(start)
+			sp.ends = append(sp.ends, end.UnixNano())
 		}
-		sp.expired = mark.UnixNano() + int64(s.def.Grace)
+		sp.expired = max(sp.expired, s.expired(end, level.Retention))
 	}
 	return sp
+}
+
+// expired returns the watermark that leaves a window which ends at end past retention.
+func (s *spans) expired(end time.Time, retention time.Duration) int64 {
+	// Windows are past retention once the start of one of the finest, the closed mark,
+	// is Retention beyond their end: not in the midst of a window.
+	at := end.Add(retention)
+	if retention == 0 || at.Year() >= 2250 {
+		return math.MaxInt64
+	}
+	mark, next := s.def.Window.Bounds(at)
+	if mark.Before(at) {
+		mark = next
+	}
+	return mark.UnixNano() + int64(s.def.Grace)
 }

@@ -1,9 +1,12 @@
 package tumble
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -207,16 +210,138 @@ func dayStart(y int, m time.Month, d int, zone *time.Location) time.Time {
 	}
 }
 
+// Nests returns an error unless every window of fine lies within one of w, so
+// that the counts of w are sums of those of fine.
+//
+// Fixed windows nest fixed ones if fine's Size divides their Size and the
+// difference of the Offsets. A week or a month nests the days of its own zone. A
+// calendar's windows nest fixed ones if every boundary from 1970 to 2199 is one
+// of fine's, too: hours do not nest in the days of Kolkata, which begin at half
+// past, and "1h+30m" does. Nothing fixed nests a calendar's windows.
+func (w Window) Nests(fine Window) error {
+	switch {
+	case fine.String() == w.String():
+		return fmt.Errorf("window %v is the finest one itself", w)
+	case w.Calendar == NoCalendar && fine.Calendar != NoCalendar:
+		return fmt.Errorf("window %v does not nest %v: no fixed Size holds whole windows of a calendar", w, fine)
+	case w.Calendar == NoCalendar:
+		if w.Size%fine.Size != 0 || (w.Offset-fine.Offset)%fine.Size != 0 {
+			return fmt.Errorf("window %v does not nest %v: its Size, and the difference of the Offsets, must be multiples of %v", w, fine, fine.Size)
+		}
+		return nil
+	case fine.Calendar == NoCalendar:
+		return w.cutBy(fine)
+	case w.zone().String() != fine.zone().String():
+		return fmt.Errorf("window %v does not nest %v: they are of two zones", w, fine)
+	case fine.Calendar != Day:
+		return fmt.Errorf("window %v does not nest %v: of calendars a week and a month nest days, and nothing else", w, fine)
+	}
+	return nil
+}
+
+// cuts holds what cutBy found, by the two windows: a look at all days of a zone
+// takes some 35 ms.
+var cuts sync.Map
+
+// cutBy returns an error unless the boundaries of w, a calendar's, are among
+// those of fixed windows.
+func (w Window) cutBy(fine Window) error {
+	type pair struct{ coarse, fine string }
+	type result struct{ err error } // a sync.Map holds no nil
+	id := pair{w.String(), fine.String()}
+	if found, ok := cuts.Load(id); ok {
+		return found.(result).err
+	}
+	first, last := time.Date(1970, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(2200, 1, 1, 0, 0, 0, 0, time.UTC)
+	var err error
+	for at := first; at.Before(last); {
+		_, end := w.Bounds(at)
+		if start, _ := fine.Bounds(end); !start.Equal(end) {
+			err = fmt.Errorf("window %v does not nest %v: its window that ends at %s ends in the midst of one", w, fine, end.Format(time.RFC3339))
+			break
+		}
+		at = end
+	}
+	cuts.Store(id, result{err})
+	return err
+}
+
 // A Definition is what the counts under one name mean. Counts of different
 // definitions must not be added up, so a sink stores it and refuses another.
-// Retention alone may differ: it does not say what a count means, but how long
+// A Retention alone may differ: it does not say what a count means, but how long
 // it is kept.
 type Definition struct {
 	Window    Window
 	Grace     time.Duration // a window closes once the frontier is Grace past its end
 	Retention time.Duration // in event time, after the window has closed. 0 keeps counts for ever
 	DropLate  bool          // events of closed windows are not counted
+	Sum       bool          // a count is the sum of its events' N, not their number
+	MaxKey    int           // in bytes; events with a longer key are not counted. 0 means DefaultMaxKey
+	Rollups   []Rollup      // coarser windows that are counted, too, in any order
 }
+
+// A Rollup is a coarser Window that is counted from the same read, in the same step:
+// in the store a count of it always equals the sum of its finest windows' counts, as
+// long as these are kept.
+type Rollup struct {
+	Window    Window        // which must nest the finest one, see Window.Nests
+	Retention time.Duration // as that of a Definition, and no shorter than its own
+}
+
+// MaxRollups is how many roll-ups a Definition may have.
+const MaxRollups = 8
+
+// Levels returns the windows that are counted: the finest one, which is level 0, then
+// the roll-ups, shorter ones first.
+func (d Definition) Levels() []Rollup {
+	levels := slices.Clone(d.Rollups)
+	slices.SortFunc(levels, func(a, b Rollup) int {
+		return cmp.Or(cmp.Compare(a.Window.length(), b.Window.length()), cmp.Compare(a.Window.String(), b.Window.String()))
+	})
+	return slices.Insert(levels, 0, Rollup{d.Window, d.Retention})
+}
+
+// length is about how long a window is.
+func (w Window) length() time.Duration {
+	const day = 24 * time.Hour
+	return map[Calendar]time.Duration{NoCalendar: w.Size, Day: day, Week: 7 * day, Month: 30 * day}[w.Calendar]
+}
+
+// Level returns the definition of a level alone, as if it were the only one that is
+// counted. See Levels.
+func (d Definition) Level(i int) Definition {
+	level := d.Levels()[i]
+	d.Window, d.Retention, d.Rollups = level.Window, level.Retention, nil
+	return d
+}
+
+// LevelOf returns the level that counts a window, or an error that wraps ErrNoRollup
+// and names those that are counted.
+func (d Definition) LevelOf(w Window) (int, error) {
+	var names []string
+	for i, level := range d.Levels() {
+		if level.Window.String() == w.String() {
+			return i, nil
+		}
+		names = append(names, level.Window.String())
+	}
+	return 0, fmt.Errorf("%w: %v, counted are %s", ErrNoRollup, w, strings.Join(names, ", "))
+}
+
+// ErrNoRollup is wrapped by a Reader of a window that is not counted.
+var ErrNoRollup = errors.New("no such window is counted")
+
+const (
+	// DefaultMaxKey is the length of the longest key, in bytes, unless MaxKey says
+	// otherwise.
+	DefaultMaxKey = 1 << 10
+	// MostMaxKey is the largest MaxKey, in bytes: a store must be done with one batch
+	// in little time.
+	MostMaxKey = 64 << 10
+)
+
+// Longest returns the length of the longest key in bytes.
+func (d Definition) Longest() int { return cmp.Or(d.MaxKey, DefaultMaxKey) }
 
 // Validate returns an error that names the field that makes d unusable.
 func (d Definition) Validate() error {
@@ -231,17 +356,69 @@ func (d Definition) Validate() error {
 		//lint:ignore ST1005 the text begins with the name of the field
 		return fmt.Errorf("Retention is %v, must be whole milliseconds from 0 (for ever), with Grace at most 50 years", d.Retention)
 	}
+	if d.MaxKey < 0 || d.MaxKey > MostMaxKey {
+		return fmt.Errorf("MaxKey is %d, must be from 1 to %d bytes, or 0 for %d", d.MaxKey, MostMaxKey, DefaultMaxKey)
+	}
+	if err := d.validateRollups(); err != nil {
+		//lint:ignore ST1005 the text begins with the name of the field
+		return fmt.Errorf("Rollups: %w", err)
+	}
 	return nil
 }
 
-// Same reports whether d and e mean the same counts: all but Retention.
+// validateRollups does not check that they nest the finest window: rules of time zones
+// change, and what is stored must be readable all the same.
+func (d Definition) validateRollups() error {
+	if len(d.Rollups) > MaxRollups {
+		return fmt.Errorf("they are %d, must be at most %d", len(d.Rollups), MaxRollups)
+	}
+	seen := map[string]bool{d.Window.String(): true}
+	for _, r := range d.Rollups {
+		if err := r.Window.Validate(); err != nil {
+			return err
+		}
+		if name := r.Window.String(); seen[name] {
+			return fmt.Errorf("window %s comes twice", name)
+		} else {
+			seen[name] = true
+		}
+		level := Definition{Window: r.Window, Grace: d.Grace, Retention: r.Retention}
+		if err := level.Validate(); err != nil {
+			return fmt.Errorf("%v: %w", r.Window, err)
+		}
+		if r.Retention != 0 && (d.Retention == 0 || r.Retention < d.Retention) {
+			return fmt.Errorf("%v: Retention is %v, must be 0 (for ever) or no shorter than that of the finest window, %v", r.Window, r.Retention, d.Retention)
+		}
+	}
+	return nil
+}
+
+// nest returns an error unless every roll-up nests the finest window.
+func (d Definition) nest() error {
+	for _, r := range d.Rollups {
+		if err := r.Window.Nests(d.Window); err != nil {
+			//lint:ignore ST1005 the text begins with the name of the field
+			return fmt.Errorf("Rollups: %w", err)
+		}
+	}
+	return nil
+}
+
+// Same reports whether d and e mean the same counts: all but the Retentions.
 func (d Definition) Same(e Definition) bool {
-	return d.Window.String() == e.Window.String() && d.Grace == e.Grace && d.DropLate == e.DropLate
+	return d.Window.String() == e.Window.String() && d.Grace == e.Grace && d.DropLate == e.DropLate &&
+		d.Sum == e.Sum && d.Longest() == e.Longest() && slices.EqualFunc(d.Levels(), e.Levels(), func(a, b Rollup) bool {
+		return a.Window.String() == b.Window.String()
+	})
 }
 
 // String returns a line that names every part.
 func (d Definition) String() string {
-	return fmt.Sprintf("window %v, grace %v, drop late %v, retention %v", d.Window, d.Grace, d.DropLate, d.Retention)
+	rollups := ""
+	for _, r := range d.Levels()[1:] {
+		rollups += fmt.Sprintf(", rolled up to %v with retention %v", r.Window, r.Retention)
+	}
+	return fmt.Sprintf("window %v, grace %v, drop late %v, sum %v, keys up to %d bytes, retention %v%s", d.Window, d.Grace, d.DropLate, d.Sum, d.Longest(), d.Retention, rollups)
 }
 
 // Frontier returns the frontier of a shard that holds these checkpoints: the

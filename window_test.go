@@ -323,13 +323,85 @@ func TestState(t *testing.T) {
 	for after, want := range map[time.Duration]State{time.Minute: Closed, 90 * time.Minute: Closed, 2 * time.Hour: Closed, 121 * time.Minute: Expired} {
 		closed := d.ClosedAt(end.Add(after))
 		require.Equal(t, want, d.State(closed, d.FloorAt(closed), end), "%v", after)
-		sp := (&spans{def: d}).find(0)
+		all := newSpans(d)
+		sp := all.find(0)
 		m := markOf(end.Add(after))
 		require.Equal(t, want == Expired, m.passed(sp.expired), "%v", after)
 		require.True(t, m.passed(sp.closed))
 	}
 	require.True(t, d.ClosedAt(time.Unix(minTime, 0)).IsZero() || d.ClosedAt(time.Unix(minTime, 0)).Unix() <= minTime)
 	require.True(t, Definition{Retention: maxKeep}.FloorAt(time.Unix(minTime, 0)).IsZero(), "nanoseconds would not hold it")
-	last := (&spans{def: Definition{Window: Window{Size: maxSize}, Retention: maxKeep}}).find(maxTime*1e9 - 1)
+	all := newSpans(Definition{Window: Window{Size: maxSize}, Retention: maxKeep})
+	last := all.find(maxTime*1e9 - 1)
 	require.Equal(t, int64(math.MaxInt64), last.expired, "beyond what nanoseconds hold")
+}
+
+func TestDefinitionSame(t *testing.T) {
+	d := Definition{Window: Window{Size: time.Minute}}
+	e := d
+	e.MaxKey = DefaultMaxKey
+	require.True(t, d.Same(e))
+	e.MaxKey++
+	require.False(t, d.Same(e))
+	require.ErrorContains(t, Definition{Window: d.Window, MaxKey: -1}.Validate(), "MaxKey is -1")
+	require.ErrorContains(t, Definition{Window: d.Window, MaxKey: 1 << 20}.Validate(), "MaxKey is 1048576")
+}
+
+func TestNests(t *testing.T) {
+	for _, test := range []struct{ coarse, fine, why string }{
+		{"1h", "1m", ""},
+		{"1h", "1h", "finest one itself"},
+		{"1m", "1h", "must be multiples"},
+		{"1h", "7m", "must be multiples"},
+		{"1h+15m", "15m", ""},
+		{"1h+15m", "30m", "must be multiples"},
+		{"1h", "30m+15m", "must be multiples"},
+		{"1h+15m", "30m+15m", ""},
+		{"1h", "15m+5m", "must be multiples"},
+		{"168h+96h", "24h", ""},
+		{"24h", "day", "no fixed Size"},
+		{"day", "24h", ""},
+		{"day", "1h", ""},
+		{"day", "7m", "in the midst"},
+		{"day", "1m", ""},
+		{"week", "24h", ""},
+		{"month", "24h", ""},
+		{"day Europe/Berlin", "1h", ""},
+		{"day Europe/Berlin", "24h", "in the midst"},
+		{"day Europe/Berlin", "2h", "in the midst"},
+		{"day Asia/Kolkata", "1h", "in the midst"},
+		{"day Asia/Kolkata", "30m", ""},
+		{"day Asia/Kolkata", "1h+30m", ""},
+		{"day Asia/Kathmandu", "1h", "in the midst"},
+		{"day Asia/Kathmandu", "15m", ""},
+		{"day Australia/Lord_Howe", "1h", "in the midst"},
+		{"day Australia/Lord_Howe", "30m", ""},
+		{"month Europe/Berlin", "day Europe/Berlin", ""},
+		{"week Europe/Berlin", "day Europe/Berlin", ""},
+		{"week Europe/Berlin", "day", "two zones"},
+		{"month Europe/Berlin", "week Europe/Berlin", "nothing else"},
+		{"day", "week", "nothing else"},
+	} {
+		t.Run(test.coarse+" of "+test.fine, func(t *testing.T) {
+			coarse, err := ParseWindow(test.coarse)
+			require.NoError(t, err)
+			fine, err := ParseWindow(test.fine)
+			require.NoError(t, err)
+			for range 2 { // the second time from what the first one found
+				err = coarse.Nests(fine)
+				if test.why != "" {
+					require.ErrorContains(t, err, test.why)
+					continue
+				}
+				require.NoError(t, err)
+				year := time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC)
+				for at := year; at.Before(year.AddDate(1, 0, 0)); {
+					start, end := fine.Bounds(at)
+					from, to := coarse.Bounds(start)
+					require.False(t, end.After(to), "%v to %v lies across the end of %v to %v", start, end, from, to)
+					at = end.Add(7 * time.Hour) // no whole number of days
+				}
+			}
+		})
+	}
 }

@@ -38,10 +38,11 @@ func Several(rng *rand.Rand, n int, from float64) []tumble.Event {
 type Cell struct {
 	Start int64 // of the window, Unix nanoseconds
 	Key   string
+	Level int // of the window, see tumble.Definition.Levels
 }
 
-// CellAt returns the cell of a key in the window that starts at start.
-func CellAt(start time.Time, key string) Cell { return Cell{start.UnixNano(), key} }
+// CellAt returns the cell of a key in the finest window that starts at start.
+func CellAt(start time.Time, key string) Cell { return Cell{Start: start.UnixNano(), Key: key} }
 
 // Count is the model that counts are compared with: a plain loop over the logs.
 func Count(w tumble.Window, logs ...[]tumble.Event) map[Cell]int64 {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/tumblestream/tumble"
@@ -13,16 +14,22 @@ import (
 type Shard struct {
 	Counts      map[Cell]int64
 	Checkpoints map[string]tumble.Checkpoint // by partition
-	Floor       time.Time
+	Floors      []time.Time                  // by level, nil before the first call
 
 	closed  time.Time
 	writers map[string]uint64 // of what is stored, by partition
 	tainted bool              // another writer wrote since the term was drawn
 	term    uint64
 
-	asked     map[time.Duration]time.Time // retentions, and when they were asked for last
-	announced map[string]announcement     // by partition
-	late      []tumble.Batch              // copies that arrive again later
+	asked     map[asked]time.Time     // when a retention was asked for last
+	announced map[string]announcement // by partition
+	late      []tumble.Batch          // copies that arrive again later
+}
+
+// An asked is a retention of a level.
+type asked struct {
+	level     int
+	retention time.Duration
 }
 
 // An announcement is that somebody will end a partition.
@@ -35,7 +42,7 @@ type announcement struct {
 func NewShard() *Shard {
 	return &Shard{
 		Counts: map[Cell]int64{}, Checkpoints: map[string]tumble.Checkpoint{}, writers: map[string]uint64{},
-		asked: map[time.Duration]time.Time{}, announced: map[string]announcement{},
+		asked: map[asked]time.Time{}, announced: map[string]announcement{},
 	}
 }
 
@@ -44,11 +51,12 @@ func (sh *Shard) Clone() *Shard {
 	c := *sh
 	c.Counts, c.Checkpoints, c.writers = maps.Clone(sh.Counts), maps.Clone(sh.Checkpoints), maps.Clone(sh.writers)
 	c.asked, c.announced = maps.Clone(sh.asked), maps.Clone(sh.announced)
+	c.Floors = slices.Clone(sh.Floors)
 	c.late = nil
 	return &c
 }
 
-func (sh *Shard) load(def tumble.Definition, r tumble.LoadRequest, retention time.Duration) tumble.ShardState {
+func (sh *Shard) load(def tumble.Definition, r tumble.LoadRequest, own tumble.Definition) tumble.ShardState {
 	frontier := tumble.Frontier(sh.Checkpoints)
 	for id, c := range r.Init {
 		if _, ok := sh.Checkpoints[id]; ok {
@@ -67,11 +75,13 @@ func (sh *Shard) load(def tumble.Definition, r tumble.LoadRequest, retention tim
 			sh.announced[id] = announcement{token, true}
 		}
 	}
-	sh.asked[retention] = time.Now()
+	for i, level := range own.Levels() {
+		sh.asked[asked{i, level.Retention}] = time.Now()
+	}
 	sh.advance(def)
 	state := tumble.ShardState{
 		Checkpoints: maps.Clone(sh.Checkpoints), Announced: map[string]uint64{},
-		Frontier: tumble.Frontier(sh.Checkpoints), Floor: sh.Floor,
+		Frontier: tumble.Frontier(sh.Checkpoints), Floors: slices.Clone(sh.Floors),
 	}
 	for id, a := range sh.announced {
 		if !a.objected {
@@ -96,9 +106,16 @@ func (sh *Shard) apply(def tumble.Definition, b tumble.Batch) error {
 	} else if b.Token != 0 {
 		delete(sh.announced, b.Partition)
 	}
-	for _, d := range b.Deltas {
-		if _, end := def.Window.Bounds(d.Start); end.After(sh.Floor) {
-			sh.Counts[CellAt(d.Start, d.Key)] += d.N
+	levels := def.Levels()
+	for i, deltas := range slices.Insert(slices.Clone(b.Rollups), 0, b.Deltas) {
+		for _, d := range deltas {
+			start, end := levels[i].Window.Bounds(d.Start)
+			if !start.Equal(d.Start) {
+				panic(fmt.Errorf("no window of level %d starts at %v", i, d.Start))
+			}
+			if i >= len(sh.Floors) || end.After(sh.Floors[i]) {
+				sh.Counts[Cell{d.Start.UnixNano(), d.Key, i}] += d.N
+			}
 		}
 	}
 	sh.Checkpoints[b.Partition] = b.To
@@ -115,24 +132,35 @@ func (sh *Shard) apply(def tumble.Definition, b tumble.Batch) error {
 // that are past retention.
 func (sh *Shard) advance(def tumble.Definition) {
 	sh.closed = def.ClosedAt(tumble.Frontier(sh.Checkpoints))
+	levels := def.Levels()
+	if sh.Floors == nil {
+		sh.Floors = make([]time.Time, len(levels))
+	}
+	for i := range levels {
+		def.Retention = sh.inForce(i)
+		if floor := def.FloorAt(sh.closed); floor.After(sh.Floors[i]) {
+			sh.Floors[i] = floor
+		}
+	}
+	for c := range sh.Counts {
+		if _, end := levels[c.Level].Window.Bounds(time.Unix(0, c.Start)); !end.After(sh.Floors[c.Level]) {
+			delete(sh.Counts, c)
+		}
+	}
+}
+
+// inForce returns the longest retention that was asked for within the last minute.
+func (sh *Shard) inForce(level int) time.Duration {
 	longest := time.Duration(-1)
-	for r, at := range sh.asked {
-		if time.Since(at) <= time.Minute && (r == 0 || longest > 0 && r > longest || longest < 0) {
+	for a, at := range sh.asked {
+		if r := a.retention; a.level == level && time.Since(at) <= time.Minute && (r == 0 || longest > 0 && r > longest || longest < 0) {
 			longest = r
 		}
 		if longest == 0 {
 			break
 		}
 	}
-	def.Retention = max(longest, 0)
-	if floor := def.FloorAt(sh.closed); floor.After(sh.Floor) {
-		sh.Floor = floor
-	}
-	for c := range sh.Counts {
-		if _, end := def.Window.Bounds(time.Unix(0, c.Start)); !end.After(sh.Floor) {
-			delete(sh.Counts, c)
-		}
-	}
+	return max(longest, 0)
 }
 
 // lawful checks what Batch promises to a sink.
@@ -140,13 +168,23 @@ func lawful(b tumble.Batch) error {
 	rebase := b.From.Log != b.To.Log
 	truncation := !rebase && b.To.Offset < b.From.Offset
 	revival := b.From.Ended && !b.To.Ended
-	seen := map[Cell]bool{}
+	seen, all := map[Cell]bool{}, map[string]int64{}
 	for _, d := range b.Deltas {
-		c := CellAt(d.Start, d.Key)
-		if d.N <= 0 || seen[c] || rebase || truncation || revival {
-			return fmt.Errorf("delta %v in %v", d, b)
+		all[d.Key] += d.N
+	}
+	for i, deltas := range slices.Insert(slices.Clone(b.Rollups), 0, b.Deltas) {
+		sums := map[string]int64{}
+		for _, d := range deltas {
+			c := Cell{d.Start.UnixNano(), d.Key, i}
+			if d.N <= 0 || seen[c] || rebase || truncation || revival {
+				return fmt.Errorf("delta %v of level %d in %v", d, i, b)
+			}
+			seen[c] = true
+			sums[d.Key] += d.N
 		}
-		seen[c] = true
+		if !maps.Equal(sums, all) {
+			return fmt.Errorf("level %d adds up to something else in %v", i, b)
+		}
 	}
 	switch {
 	case b.From.Watermark.After(b.To.Watermark):

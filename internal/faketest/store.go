@@ -22,7 +22,7 @@ type Store struct {
 	Applied func(shard int, b tumble.Batch, frontier time.Time)
 
 	mu    sync.Mutex
-	def   tumble.Definition
+	def   *tumble.Definition // nil before the first Open
 	fault func(shard int, b *tumble.Batch) Fault
 }
 
@@ -37,7 +37,11 @@ const (
 	Delayed       // error; it arrives later
 	Hung          // no answer until the context ends
 	Slow          // a Load is answered a second after it was done
+	Overdue       // error after 10 s; it arrives later
 )
+
+// Timeout is when a call is given up that is Overdue.
+const Timeout = 10 * time.Second
 
 // NewStore returns an empty store.
 func NewStore(shards int) *Store {
@@ -60,7 +64,10 @@ func (s *Store) SetFault(f func(shard int, b *tumble.Batch) Fault) {
 func (s *Store) Def() tumble.Definition {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.def
+	if s.def == nil {
+		return tumble.Definition{}
+	}
+	return *s.def
 }
 
 // Counts returns all counts.
@@ -93,13 +100,14 @@ func (s *Store) Closed(shard int) time.Time { return s.Def().ClosedAt(s.Frontier
 
 // Marks are what a reader looks at beside a count.
 type Marks struct {
-	Closed, Floor time.Time
-	Term          uint64
+	Closed time.Time
+	Floors []time.Time // by level
+	Term   uint64
 }
 
-// Final reports whether a window that ends at end is closed, and not expired.
-func (m Marks) Final(end time.Time) bool {
-	return !m.Closed.IsZero() && !end.After(m.Closed) && end.After(m.Floor)
+// Final reports whether a window of a level that ends at end is closed, and not expired.
+func (m Marks) Final(level int, end time.Time) bool {
+	return !m.Closed.IsZero() && !end.After(m.Closed) && (m.Floors == nil || end.After(m.Floors[level]))
 }
 
 // Look returns a shard's marks and one of its counts.
@@ -107,7 +115,7 @@ func (s *Store) Look(shard int, c Cell) (Marks, int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	sh := s.Shards[shard]
-	return Marks{sh.closed, sh.Floor, sh.term}, sh.Counts[c]
+	return Marks{sh.closed, slices.Clone(sh.Floors), sh.term}, sh.Counts[c]
 }
 
 // Snapshot copies a shard, for Restore to bring back later.
@@ -153,7 +161,7 @@ func (s *Store) Repeat() {
 func (s *Store) ApplyLocked(shard int, b tumble.Batch) error {
 	sh := s.Shards[shard]
 	frontier := tumble.Frontier(sh.Checkpoints)
-	if err := sh.apply(s.def, b); err != nil {
+	if err := sh.apply(*s.def, b); err != nil {
 		return err
 	}
 	if s.Applied != nil {
@@ -166,22 +174,22 @@ func (s *Store) ApplyLocked(shard int, b tumble.Batch) error {
 func (s *Store) Open(ctx context.Context, def tumble.Definition) ([]tumble.Shard, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.def != (tumble.Definition{}) && !s.def.Same(def) {
-		return nil, &tumble.DefinitionError{Stored: s.def, Wanted: def}
+	if s.def != nil && !s.def.Same(def) {
+		return nil, &tumble.DefinitionError{Stored: *s.def, Wanted: def}
 	}
-	s.def = def
+	s.def = &def
 	var shards []tumble.Shard
 	for i := range s.Shards {
-		shards = append(shards, connection{s, i, def.Retention})
+		shards = append(shards, connection{s, i, def})
 	}
 	return shards, nil
 }
 
 // A connection is one process's way to a shard.
 type connection struct {
-	s         *Store
-	shard     int
-	retention time.Duration
+	s     *Store
+	shard int
+	def   tumble.Definition
 }
 
 // ask decides what becomes of a call. An error is what it ends with.
@@ -191,13 +199,20 @@ func (c connection) ask(ctx context.Context, b *tumble.Batch) (Fault, error) {
 	if c.s.fault != nil {
 		f = c.s.fault(c.shard, b)
 	}
-	if f == Delayed && b != nil {
+	if (f == Delayed || f == Overdue) && b != nil {
 		c.keep(*b)
 	}
 	c.s.mu.Unlock()
 	switch f {
 	case Refused, Delayed:
 		return f, ErrFault
+	case Overdue:
+		select {
+		case <-ctx.Done():
+			return f, ctx.Err()
+		case <-time.After(Timeout):
+			return f, ErrFault
+		}
 	case Hung:
 		<-ctx.Done()
 	}
@@ -206,7 +221,10 @@ func (c connection) ask(ctx context.Context, b *tumble.Batch) (Fault, error) {
 
 // keep has a batch arrive later. The store's lock is held.
 func (c connection) keep(b tumble.Batch) {
-	b.Deltas = slices.Clone(b.Deltas)
+	b.Deltas, b.Rollups = slices.Clone(b.Deltas), slices.Clone(b.Rollups)
+	for i := range b.Rollups {
+		b.Rollups[i] = slices.Clone(b.Rollups[i])
+	}
 	sh := c.s.Shards[c.shard]
 	sh.late = append(sh.late, b)
 }
@@ -221,7 +239,7 @@ func (c connection) Load(ctx context.Context, r tumble.LoadRequest) (tumble.Shar
 	}
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
-	return c.s.Shards[c.shard].load(c.s.def, r, c.retention), nil
+	return c.s.Shards[c.shard].load(*c.s.def, r, c.def), nil
 }
 
 func (c connection) Apply(ctx context.Context, b tumble.Batch) error {
@@ -254,8 +272,10 @@ type defined struct {
 }
 
 func (d defined) Definition(context.Context) (tumble.Definition, error) {
-	if def := d.s.Def(); def != (tumble.Definition{}) {
-		return def, nil
+	d.s.mu.Lock()
+	defer d.s.mu.Unlock()
+	if d.s.def == nil {
+		return tumble.Definition{}, tumble.ErrNoDefinition
 	}
-	return tumble.Definition{}, tumble.ErrNoDefinition
+	return *d.s.def, nil
 }

@@ -34,14 +34,37 @@ func (w *world) compareCounts() (total int64) {
 	cells := maps.Clone(high)
 	maps.Copy(cells, got)
 	for _, c := range slices.SortedFunc(maps.Keys(cells), func(a, b faketest.Cell) int {
-		return cmp.Or(cmp.Compare(a.Start, b.Start), cmp.Compare(a.Key, b.Key))
+		return cmp.Or(cmp.Compare(a.Level, b.Level), cmp.Compare(a.Start, b.Start), cmp.Compare(a.Key, b.Key))
 	}) {
-		total += got[c]
-		if got[c] < low[c] || got[c] > high[c] {
-			w.fail("%s in window %v was counted %d times, not %d to %d", c.Key, time.Unix(0, c.Start).UTC(), got[c], low[c], high[c])
+		if c.Level == 0 {
+			total += got[c]
 		}
+		if got[c] < low[c] || got[c] > high[c] {
+			w.fail("%s in window %v of level %d was counted %d times, not %d to %d", c.Key, time.Unix(0, c.Start).UTC(), c.Level, got[c], low[c], high[c])
+		}
+		w.compareLevels(int(tumble.Hash(c.Key)%uint64(w.shards)), c)
 	}
 	return total
+}
+
+// compareLevels wants a count of a roll-up to be the sum of its finest windows' counts, if
+// all of these are kept.
+func (w *world) compareLevels(shard int, c faketest.Cell) {
+	if c.Level == 0 {
+		return
+	}
+	sh := w.sink.Shards[shard]
+	start, end := w.def.Levels()[c.Level].Window.Bounds(time.Unix(0, c.Start))
+	if len(sh.Floors) > 0 && start.Before(sh.Floors[0]) {
+		return
+	}
+	var sum int64
+	for at := start; at.Before(end); at = at.Add(w.def.Window.Size) {
+		sum += sh.Counts[faketest.CellAt(at, c.Key)]
+	}
+	if sh.Counts[c] != sum {
+		w.fail("shard %d holds %d of %s in window %v of level %d, and %d in its finest windows", shard, sh.Counts[c], c.Key, start, c.Level, sum)
+	}
 }
 
 // compareBooks wants the books of all processes to say what the store holds.
@@ -49,11 +72,15 @@ func (w *world) compareBooks(total int64, all tumble.Stats) {
 	if w.lost || w.rivals {
 		return // what was counted again is in two books, or in none
 	}
-	if n := total - all.Counted; w.def.Retention == 0 && (n < 0 || n > all.Pending) {
-		w.fail("the sink holds %d counts, the books say %d, and %d perhaps", total, all.Counted, all.Pending)
+	most := int64(1) // of an event
+	if w.def.Sum {
+		most = maxN
 	}
-	if !w.def.DropLate && w.final > all.Late+all.Pending {
-		w.fail("%d events were added to windows that were final, the books say %d, and %d perhaps", w.final, all.Late, all.Pending)
+	if n := total - all.Sum; w.def.Retention == 0 && (n < 0 || n > most*all.Pending) {
+		w.fail("the sink holds %d, the books say %d, and %d events perhaps", total, all.Sum, all.Pending)
+	}
+	if !w.def.DropLate && w.final > most*(all.Late+all.Pending) {
+		w.fail("%d were added to windows that were final, the books say %d events, and %d perhaps", w.final, all.Late, all.Pending)
 	}
 }
 
@@ -63,7 +90,7 @@ func (w *world) compareCheckpoints() {
 		l := w.topic.Log(id)
 		var top time.Time
 		for _, e := range l.Events {
-			if e.Time.After(top) {
+			if e.Time.After(top) && w.adds(e) > 0 {
 				top = e.Time
 			}
 		}
@@ -118,53 +145,84 @@ func (w *world) bounds() (low, high map[faketest.Cell]int64) {
 	low, high = map[faketest.Cell]int64{}, map[faketest.Cell]int64{}
 	marks := map[string]time.Time{}
 	top := w.ceiling()
-	floors := make([]time.Time, w.shards)
+	floors := make([][]time.Time, w.shards)
 	for i := range floors {
-		floors[i] = w.sink.Snapshot(i).Floor
+		floors[i] = w.sink.Snapshot(i).Floors
 	}
+	levels := w.def.Levels()
 	for _, e := range w.sent {
-		if e.Time.IsZero() {
+		n := w.adds(e.Event)
+		if e.Time.IsZero() || n == 0 {
 			continue
 		}
-		start, end := w.def.Window.Bounds(e.Time)
-		expired := !end.After(floors[tumble.Hash(e.Key)%uint64(w.shards)])
+		finest, end := w.def.Window.Bounds(e.Time)
+		floors := floors[tumble.Hash(e.Key)%uint64(w.shards)]
 		mark := marks[e.id]
 		if e.Time.After(mark) {
 			marks[e.id] = e.Time
 		}
-		sure, perhaps := true, true
-		switch w.kind {
-		case judged:
-			closed := w.def.ClosedAt(mark)
-			state := w.def.State(closed, w.def.FloorAt(closed), end)
-			if state == tumble.Final || state == tumble.Expired || expired {
-				sure, perhaps = false, false
+		for i, level := range levels {
+			start, levelEnd := level.Window.Bounds(finest)
+			expired := i < len(floors) && !levelEnd.After(floors[i])
+			sure, perhaps := true, true
+			switch w.kind {
+			case judged:
+				// A level that is past retention by the log alone is judged by the
+				// shard, unless all are.
+				closed := w.def.ClosedAt(mark)
+				past, all := w.pastRetention(finest, closed)
+				if w.def.State(closed, time.Time{}, end) == tumble.Final || all || expired {
+					sure, perhaps = false, false
+				} else if past[i] {
+					sure = false
+				}
+			case promised:
+				_, initial := w.first[e.id]
+				late := !initial || !top(e).Before(end.Add(w.def.Grace))
+				sure = !late && !expired
+				perhaps = !expired
+			case gaps:
+				l := w.topic.Log(e.id)
+				sure = e.log == l.Name && e.Offset >= l.First
+			case channels:
+				sure = !w.lossy[e.id] && !w.lost && !w.def.DropLate
+			case cuts:
+				sure = !e.gone
+			case latest:
+				perhaps = e.Offset >= w.sink.Stored(0, e.id).Origin
+				sure = perhaps
 			}
-		case promised:
-			_, initial := w.first[e.id]
-			late := !initial || !top(e).Before(end.Add(w.def.Grace))
-			sure = !late && !expired
-			perhaps = !expired
-		case gaps:
-			l := w.topic.Log(e.id)
-			sure = e.log == l.Name && e.Offset >= l.First
-		case channels:
-			sure = !w.lossy[e.id] && !w.lost && !w.def.DropLate
-		case cuts:
-			sure = !e.gone
-		case latest:
-			perhaps = e.Offset >= w.sink.Stored(0, e.id).Origin
-			sure = perhaps
-		}
-		c := faketest.CellAt(start, e.Key)
-		if sure {
-			low[c]++
-		}
-		if perhaps {
-			high[c]++
+			c := faketest.Cell{Start: start.UnixNano(), Key: e.Key, Level: i}
+			if sure {
+				low[c] += n
+			}
+			if perhaps {
+				high[c] += n
+			}
 		}
 	}
 	return low, high
+}
+
+// adds returns what an event adds to its key.
+func (w *world) adds(e tumble.Event) int64 {
+	if w.def.Sum {
+		return e.N
+	}
+	return 1
+}
+
+// pastRetention returns the levels whose windows of a finest one are past retention, and
+// whether all of them are.
+func (w *world) pastRetention(finest, closed time.Time) (past []bool, all bool) {
+	all = true
+	for i, level := range w.def.Levels() {
+		_, end := level.Window.Bounds(finest)
+		def := w.def.Level(i)
+		past = append(past, def.State(closed, def.FloorAt(closed), end) == tumble.Expired)
+		all = all && past[i]
+	}
+	return past, all
 }
 
 // ceiling returns a function to what no watermark can have passed when an event

@@ -59,9 +59,9 @@ func (r *readers) end() {
 	r.wg.Wait()
 	for f, n := range r.finals {
 		shard := int(tumble.Hash(f.Key) % uint64(r.w.shards))
-		_, end := r.w.def.Window.Bounds(time.Unix(0, f.Start))
+		_, end := r.w.def.Levels()[f.Level].Window.Bounds(time.Unix(0, f.Start))
 		marks, now := r.w.sink.Look(shard, f.Cell)
-		if marks.Term == f.term && marks.Final(end) && now != n {
+		if marks.Term == f.term && marks.Final(f.Level, end) && now != n {
 			r.w.fail("%d were read of %s in window %v, final in term %x, in the end it holds %d", n, f.Key, time.Unix(0, f.Start).UTC(), f.term, now)
 		}
 	}
@@ -73,11 +73,12 @@ func (r *readers) once(rng *rand.Rand) {
 			time.Sleep(time.Duration(rng.IntN(3000)) * time.Millisecond)
 		}
 	}
-	start, end := r.w.def.Window.Bounds(time.Now().Add(-time.Duration(rng.IntN(60)) * time.Second))
-	c := faketest.CellAt(start, fmt.Sprint("k", rng.IntN(12)))
+	level := rng.IntN(1 + len(r.w.def.Rollups))
+	start, end := r.w.def.Levels()[level].Window.Bounds(time.Now().Add(-time.Duration(rng.IntN(60)) * time.Second))
+	c := faketest.Cell{Start: start.UnixNano(), Key: fmt.Sprint("k", rng.IntN(12)), Level: level}
 	shard := int(tumble.Hash(c.Key) % uint64(r.w.shards))
 	before, _ := r.w.sink.Look(shard, c)
-	if !before.Final(end) {
+	if !before.Final(level, end) {
 		return
 	}
 	pause()
@@ -86,7 +87,7 @@ func (r *readers) once(rng *rand.Rand) {
 	after, _ := r.w.sink.Look(shard, c)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if after.Term != before.Term || !after.Final(end) {
+	if after.Term != before.Term || !after.Final(level, end) {
 		r.reads.fallen++
 		return
 	}

@@ -8,6 +8,9 @@ import (
 	"github.com/tumblestream/tumble"
 )
 
+// maxN is the largest N of an event, where these are added up.
+const maxN = 3
+
 const (
 	scheduleLength  = 40
 	maxChunk        = 100 + maxRecord // events of one Fetch, at most
@@ -99,6 +102,16 @@ func draw(seed uint64) (setup, []step) {
 		s.def.DropLate = yes(30)
 		s.rivals, s.growth, s.losses, s.crashes, s.untilEnd = false, false, s.losses && yes(50), s.crashes && yes(50), false
 	}
+	if rng := rand.New(rand.NewPCG(seed, 2)); rng.IntN(100) < 50 {
+		s.def.Rollups = []tumble.Rollup{{Window: tumble.Window{Size: time.Minute}}, {Window: tumble.Window{Size: 30 * time.Second, Offset: 10 * time.Second}}}
+		if s.def.Retention > 0 {
+			for i := range s.def.Rollups {
+				s.def.Rollups[i].Retention = s.def.Retention * time.Duration(rng.IntN(4))
+			}
+		}
+	}
+	// What is lost is bounded in offsets, not in what events add up to.
+	s.def.Sum = s.kind != gaps && s.kind != cuts && seed/2%3 == 0
 	var steps []step
 	for range scheduleLength {
 		st := step{time.Duration(rng.IntN(2500)) * time.Millisecond, ops[rng.IntN(len(ops))], rng.IntN(60), rng.IntN(1000), rng.Uint64N(1e6)}

@@ -270,6 +270,9 @@ func (w *world) add(id string, n int, rng *rand.Rand) {
 		case x == 5:
 			e.Time = time.Time{}
 		}
+		if w.def.Sum {
+			e.N = int64(len(w.sent)+len(events)) % (maxN + 1)
+		}
 		events = append(events, e)
 	}
 	if w.kind == channels {

@@ -92,7 +92,7 @@ func (w *world) fault(shard int, b *tumble.Batch) faketest.Fault {
 	if w.rng.IntN(1000) >= w.noise {
 		return faketest.Fine
 	}
-	return []faketest.Fault{faketest.Refused, faketest.Lost, faketest.Doubled, faketest.Delayed}[w.rng.IntN(4)]
+	return []faketest.Fault{faketest.Refused, faketest.Lost, faketest.Doubled, faketest.Delayed, faketest.Overdue}[w.rng.IntN(5)]
 }
 
 // applied looks at each batch that changes the store.
@@ -102,6 +102,11 @@ func (w *world) applied(shard int, b tumble.Batch, frontier time.Time) {
 	w.mu.Unlock()
 	if after := tumble.Frontier(w.sink.Shards[shard].Checkpoints); !lost && after.Before(frontier) {
 		w.fail("the frontier of shard %d goes back from %v to %v with %v to %v", shard, frontier, after, b.From, b.To)
+	}
+	for i, deltas := range b.Rollups {
+		for _, d := range deltas {
+			w.compareLevels(shard, faketest.Cell{Start: d.Start.UnixNano(), Key: d.Key, Level: 1 + i})
+		}
 	}
 	for _, d := range b.Deltas {
 		_, end := w.def.Window.Bounds(d.Start)
@@ -137,7 +142,7 @@ func (w *world) start(slot int, untilEnd bool) {
 	}
 	var err error
 	p.Pipeline, err = tumble.New(tumble.Config{
-		Source: source, Sink: processSink{p}, Window: w.def.Window, Grace: w.def.Grace, Retention: w.def.Retention, DropLate: w.def.DropLate,
+		Source: source, Sink: processSink{p}, Window: w.def.Window, Grace: w.def.Grace, Retention: w.def.Retention, DropLate: w.def.DropLate, Rollups: w.def.Rollups, Sum: w.def.Sum,
 		Idle: w.idle, MaxAhead: maxAhead, FlushInterval: w.flush, MaxPending: w.maxPending, ShutdownTimeout: shutdownTimeout, Logger: faketest.Quiet,
 	})
 	if err != nil {
@@ -265,6 +270,7 @@ func (w *world) books() (all tumble.Stats) {
 func sum(a, b tumble.Stats) tumble.Stats {
 	a.Read += b.Read
 	a.Counted += b.Counted
+	a.Sum += b.Sum
 	a.DroppedLate += b.DroppedLate
 	a.Expired += b.Expired
 	a.Rejected += b.Rejected

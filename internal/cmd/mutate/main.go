@@ -5,7 +5,8 @@
 //
 //	go run ./internal/cmd/mutate            all
 //	go run ./internal/cmd/mutate -run NAME  those whose name or file contains NAME
-//	go run ./internal/cmd/mutate -check     only that each guard is found, once, and each test; builds nothing
+//	go run ./internal/cmd/mutate -part 2/3  every third one, from the second on
+//	go run ./internal/cmd/mutate -check     only that each guard is found, once, each test, and that the rest compiles
 //
 // Those of sink/redis need the servers that its tests need: scripts/servers. The
 // tree is not touched: the compiler is given another text in a file's place.
@@ -19,6 +20,13 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"go/ast"
+	buildcontext "go/build"
+	"go/importer"
+	"go/parser"
+	"go/token"
+	"go/types"
+	"io"
 	"maps"
 	"os"
 	"os/exec"
@@ -48,7 +56,7 @@ var suites = map[string]suite{
 	".":                   {skip: notCode, also: []string{"internal/simulation"}, limit: time.Minute},
 	"internal/simulation": {args: []string{"-shrink", "0"}, limit: time.Minute},
 	"sink/memory":         {limit: time.Minute},
-	"sink/redis":          {tags: "servers", skip: "TestRules/cluster", last: "TestRules|TestHung|TestDocumentedRulesInCluster", limit: 2 * time.Minute},
+	"sink/redis":          {tags: "servers", skip: "TestRules/cluster", last: "TestRules|TestHung|TestDocumentedRulesInCluster", limit: 4 * time.Minute},
 	"source/channel":      {limit: time.Minute},
 	"source/kafka":        {last: "TestGroup", limit: 2 * time.Minute},
 
@@ -66,12 +74,18 @@ type directed struct {
 func main() {
 	only := flag.String("run", "", "only mutations whose name or file contains this `text`")
 	jobs := flag.Int("jobs", 2, "how many run side by side")
-	check := flag.Bool("check", false, "only check that each guard is found, once, and each test")
+	check := flag.Bool("check", false, "only check that each guard is found, once, and each test, and that the rest compiles")
+	share := part{1, 1}
+	flag.TextVar(&share, "part", share, "only every Nth of them, from the Kth on, as `K/N`")
 	flag.Parse()
 	todo := slices.DeleteFunc(slices.Concat(ofRoot, ofSinks, ofSources), func(d directed) bool {
 		return !strings.Contains(d.name, *only) && !strings.Contains(d.file, *only)
 	})
-	if err := found(todo); err != nil {
+	err := found(todo)
+	if err == nil && *check {
+		err = compiles(todo)
+	}
+	if err != nil {
 		fmt.Println(err)
 		os.Exit(1)
 	}
@@ -79,6 +93,9 @@ func main() {
 		fmt.Printf("%d guards found\n", len(todo))
 		return
 	}
+	all := len(todo)
+	todo = share.of(todo)
+	fmt.Printf("%d of %d guards are taken out\n", len(todo), all)
 	began := time.Now()
 	passed, err := run(todo, *jobs)
 	fmt.Printf("%d passed, %d failed, after %v\n", passed, len(todo)-passed, time.Since(began).Round(time.Second))
@@ -88,6 +105,28 @@ func main() {
 	if err != nil || len(todo) == 0 || passed < len(todo) {
 		os.Exit(1)
 	}
+}
+
+// A part is every n-th mutation, from the k-th on. Rows that stand beside each
+// other cost about the same, so that all parts take about as long.
+type part struct{ k, n int }
+
+func (p part) MarshalText() ([]byte, error) { return fmt.Appendf(nil, "%d/%d", p.k, p.n), nil }
+
+func (p *part) UnmarshalText(text []byte) error {
+	var q part
+	if n, err := fmt.Sscanf(string(text), "%d/%d", &q.k, &q.n); n != 2 || err != nil || q.k < 1 || q.k > q.n {
+		return fmt.Errorf("is %q, must be K/N with 1 <= K <= N", text)
+	}
+	*p = q
+	return nil
+}
+
+func (p part) of(all []directed) (some []directed) {
+	for i := p.k - 1; i < len(all); i += p.n {
+		some = append(some, all[i])
+	}
+	return some
 }
 
 // found returns the mutations that cannot be made, those that come twice, and those
@@ -136,6 +175,56 @@ func testsIn(folder string) (names []string, err error) {
 		}
 	}
 	return names, nil
+}
+
+// compiles returns the mutations without which the package is not one: an import or
+// a variable that nothing else uses.
+func compiles(todo []directed) error {
+	var errs []error
+	fset := token.NewFileSet()
+	exports, err := exec.Command("go", "list", "-export", "-deps", "-f", "{{.ImportPath}}\t{{.Export}}", "./...").Output()
+	if err != nil {
+		return fmt.Errorf("go list -export: %w", err)
+	}
+	exported := map[string]string{}
+	for line := range strings.Lines(string(exports)) {
+		path, file, _ := strings.Cut(strings.TrimSpace(line), "\t")
+		exported[path] = file
+	}
+	imports := importer.ForCompiler(fset, "gc", func(path string) (io.ReadCloser, error) { return os.Open(exported[path]) })
+	files := map[string]*ast.File{}
+	for _, d := range todo {
+		if filepath.Ext(d.file) != ".go" {
+			continue
+		}
+		folder := filepath.Dir(d.file)
+		p, err := buildcontext.ImportDir(folder, 0)
+		if err != nil {
+			return err
+		}
+		text, err := d.text()
+		if err != nil {
+			return err
+		}
+		mutant, err := parser.ParseFile(fset, d.file, text, 0)
+		all := []*ast.File{mutant}
+		for _, name := range p.GoFiles {
+			name = filepath.Join(folder, name)
+			if files[name] == nil && err == nil {
+				files[name], err = parser.ParseFile(fset, name, nil, 0)
+			}
+			if name != d.file {
+				all = append(all, files[name])
+			}
+		}
+		if err == nil {
+			_, err = (&types.Config{Importer: imports}).Check(folder, fset, all, nil)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %s: does not compile: %w", d.file, d.name, err))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // run tries all and returns how many were noticed.
