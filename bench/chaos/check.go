@@ -18,22 +18,31 @@ import (
 const snapshot = `
 local base = KEYS[1]
 local out = {redis.call('HGETALL', base .. ':checkpoints'), redis.call('GET', base .. ':finality') or '',
-	redis.call('ZRANGE', base .. ':live', 0, -1), redis.call('ZRANGE', base .. ':ended', 0, -1),
-	redis.call('ZRANGE', base .. ':windows', 0, -1, 'WITHSCORES')}
-for _, start in ipairs(redis.call('ZRANGE', base .. ':windows', 0, -1)) do
-	local n = tonumber(redis.call('HGET', base .. ':' .. start .. ':0', '\0') or '1')
-	for i = 0, n - 1 do
-		out[#out + 1] = {start, tostring(i), tostring(n), redis.call('HGETALL', base .. ':' .. start .. ':' .. i)}
+	redis.call('ZRANGE', base .. ':live', 0, -1), redis.call('ZRANGE', base .. ':ended', 0, -1)}
+for level, at in ipairs({base, base .. ':r1'}) do
+	out[#out + 1] = redis.call('ZRANGE', at .. ':windows', 0, -1, 'WITHSCORES')
+	out[#out + 1] = redis.call('HGETALL', at .. ':totals')
+end
+for level, at in ipairs({base, base .. ':r1'}) do
+	for _, start in ipairs(redis.call('ZRANGE', at .. ':windows', 0, -1)) do
+		local n = tonumber(redis.call('HGET', at .. ':' .. start .. ':0', '\0') or '1')
+		for i = 0, n - 1 do
+			out[#out + 1] = {tostring(level - 1), start, tostring(i), tostring(n), redis.call('HGETALL', at .. ':' .. start .. ':' .. i)}
+		end
 	end
 end
 return out`
+
+// rolledUp is how many windows the one roll-up of a storm is long.
+const rolledUp = 6
 
 // A held is what one shard holds.
 type held struct {
 	offsets map[int32]int64 // by partition: how far the counts reach
 	counts  map[count]int64
-	window  int64 // length of each, in milliseconds
-	floor   int64 // windows that end at or before it are past retention, in milliseconds
+	coarse  map[count]int64 // of the roll-up
+	window  int64           // length of each of counts, in milliseconds
+	floor   int64           // windows that end at or before it are past retention, in milliseconds
 	keys    map[string]bool
 	faults  []string // what contradicts the layout
 }
@@ -49,11 +58,11 @@ func (s *store) holding(ctx context.Context, name string, shard int, window time
 		return nil, err
 	}
 	parts, err := answer.ToArray()
-	if err != nil || len(parts) < 5 {
+	if err != nil || len(parts) < 8 {
 		return nil, fmt.Errorf("shard %d: %v: %w", shard, parts, err)
 	}
-	h := &held{offsets: map[int32]int64{}, counts: map[count]int64{}, window: window.Milliseconds(), keys: map[string]bool{}}
-	for _, suffix := range []string{"", ":checkpoints", ":finality", ":live", ":ended", ":tainted", ":announced", ":retentions", ":windows", ":sizes"} {
+	h := &held{offsets: map[int32]int64{}, counts: map[count]int64{}, coarse: map[count]int64{}, window: window.Milliseconds(), keys: map[string]bool{}}
+	for _, suffix := range []string{"", ":checkpoints", ":finality", ":live", ":ended", ":tainted", ":announced", ":retentions", ":windows", ":totals", ":r1:windows", ":r1:totals"} {
 		h.keys[base+suffix] = true
 	}
 	stored, err := pairs(parts[0])
@@ -79,7 +88,7 @@ func (s *store) holding(ctx context.Context, name string, shard int, window time
 		return nil, err
 	}
 	h.floor = said.floor
-	var sets [3][]string
+	var sets [6][]string // live, ended, and windows and totals of each level
 	for i := range sets {
 		if sets[i], err = parts[2+i].AsStrSlice(); err != nil {
 			return nil, err
@@ -88,18 +97,68 @@ func (s *store) holding(ctx context.Context, name string, shard int, window time
 	if err := h.frontier(shard, records, sets[0], sets[1], said); err != nil {
 		return nil, err
 	}
-	for i := 0; i+1 < len(sets[2]); i += 2 {
-		start, err := strconv.ParseInt(sets[2][i], 10, 64)
-		if end := strconv.FormatInt(start+h.window, 10); err != nil || sets[2][i+1] != end {
-			h.faults = append(h.faults, fmt.Sprintf("window %s has the score %s, ends at %s", sets[2][i], sets[2][i+1], end))
+	for level, length := range []int64{h.window, rolledUp * h.window} {
+		windows := sets[2+2*level]
+		for i := 0; i+1 < len(windows); i += 2 {
+			start, err := strconv.ParseInt(windows[i], 10, 64)
+			if end := strconv.FormatInt(start+length, 10); err != nil || windows[i+1] != end {
+				h.faults = append(h.faults, fmt.Sprintf("window %s has the score %s, ends at %s", windows[i], windows[i+1], end))
+			}
 		}
 	}
-	for _, part := range parts[5:] {
+	for _, part := range parts[8:] {
 		if err := h.bucket(base, shard, part); err != nil {
 			return nil, err
 		}
 	}
+	h.totals("windows", h.counts, sets[3])
+	h.totals("roll-up", h.coarse, sets[5])
+	h.addUp()
 	return h, nil
+}
+
+// totals compares what a shard says of whole windows with the counts in them.
+func (h *held) totals(what string, counts map[count]int64, said []string) {
+	keys, sums := map[int64]int64{}, map[int64]int64{}
+	for c, n := range counts {
+		keys[c.start]++
+		sums[c.start] += n
+	}
+	got := map[string]string{}
+	for i := 0; i+1 < len(said); i += 2 {
+		got[said[i]] = said[i+1]
+	}
+	for start := range keys {
+		text := strconv.FormatInt(start, 10)
+		if want := fmt.Sprintf("%d %d", keys[start], sums[start]); got[text] != want && !h.gone(start) {
+			h.faults = append(h.faults, fmt.Sprintf("%s: the total of %s is %q, should be %q", what, when(start), got[text], want))
+		}
+		delete(got, text)
+	}
+	for start, total := range got {
+		h.faults = append(h.faults, fmt.Sprintf("%s: %s has the total %q and no counts", what, start, total))
+	}
+}
+
+// addUp compares the counts of the roll-up with the sums of their windows' counts, where
+// all of these are kept.
+func (h *held) addUp() {
+	length := rolledUp * h.window
+	sums := map[count]int64{}
+	for c, n := range h.counts {
+		sums[count{c.start - c.start%length, c.key}] += n
+	}
+	for c, n := range h.coarse {
+		if c.start >= h.floor && sums[c] != n {
+			h.faults = append(h.faults, fmt.Sprintf("roll-up %s: %s: %d, its windows add up to %d", when(c.start), c.key, n, sums[c]))
+		}
+		delete(sums, c)
+	}
+	for c, n := range sums {
+		if c.start >= h.floor {
+			h.faults = append(h.faults, fmt.Sprintf("roll-up %s: %s: none, its windows add up to %d", when(c.start), c.key, n))
+		}
+	}
 }
 
 // frontier compares what a shard keeps to find its frontier, and what it told
@@ -133,25 +192,30 @@ func (h *held) frontier(shard int, records map[string]record, live, ended []stri
 	return nil
 }
 
-// bucket adds what is in one bucket: START, its number, how many there are, the
-// fields.
+// bucket adds what is in one bucket: its level, START, its number, how many there are,
+// the fields.
 func (h *held) bucket(base string, shard int, part rueidis.RedisMessage) error {
 	words, err := part.ToArray()
-	if err != nil || len(words) != 4 {
+	if err != nil || len(words) != 5 {
 		return fmt.Errorf("shard %d: %v: %w", shard, words, err)
 	}
-	var numbers [3]int64
+	var numbers [4]int64
 	for i := range numbers {
 		text, _ := words[i].ToString()
 		if numbers[i], err = strconv.ParseInt(text, 10, 64); err != nil {
 			return err
 		}
 	}
-	stored, err := pairs(words[3])
+	stored, err := pairs(words[4])
 	if err != nil {
 		return err
 	}
-	start, i, n := numbers[0], numbers[1], numbers[2]
+	level, start, i, n := numbers[0], numbers[1], numbers[2], numbers[3]
+	counts := h.counts
+	if level > 0 {
+		base += ":r1"
+		counts = h.coarse
+	}
 	h.keys[fmt.Sprintf("%s:%d:%d", base, start, i)] = true
 	for j := 0; j < len(stored); j += 2 {
 		field := stored[j]
@@ -163,7 +227,7 @@ func (h *held) bucket(base string, shard int, part rueidis.RedisMessage) error {
 			h.faults = append(h.faults, fmt.Sprintf("window %d: %q is in bucket %d of %d of shard %d, belongs to %d of shard %d", start, key, i, n, shard, at, shardOf(key)))
 			continue
 		}
-		if h.counts[count{start, key}], err = strconv.ParseInt(stored[j+1], 10, 64); err != nil {
+		if counts[count{start, key}], err = strconv.ParseInt(stored[j+1], 10, 64); err != nil {
 			return fmt.Errorf("shard %d: window %d: %q: %w", shard, start, key, err)
 		}
 	}

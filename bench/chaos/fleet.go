@@ -123,7 +123,7 @@ func (c *consumer) launch() error {
 	c.starts++
 	p, err := launch(c.String(), c.path("out"), c.path("err"), []string{"TUMBLE_CHAOS_INSPECT=" + local(c.inspect), "GOTRACEBACK=all"},
 		filepath.Join(l.work, "bin/consumer"), "-brokers", l.kafka.proxied(), "-topic", l.kafka.topic, "-group", c.fleet.name, "-name", c.fleet.name,
-		"-redis", c.fleet.store.addresses(), "-window", l.window.String(), "-retention", l.retention.String(), "-metrics", local(c.metrics))
+		"-redis", c.fleet.store.addresses(), "-window", l.window.String(), "-retention", l.retention.String(), "-rollup", (rolledUp * l.window).String(), "-metrics", local(c.metrics))
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"crypto/sha1"
+	"encoding/binary"
 	"fmt"
 	"hash/fnv"
 	"math"
@@ -57,6 +59,10 @@ func bucketOf(field string, n int) int {
 	}
 	swapped := func(h int) int { return h>>16 | h<<16%(1<<32) }
 	h = swapped(swapped(h) * 1664525 % (1 << 32))
+	if len(field) > 64 {
+		sum := sha1.Sum([]byte(field))
+		h = int(binary.BigEndian.Uint32(sum[:]))
+	}
 	p := 1
 	for 2*p <= n {
 		p *= 2
@@ -116,15 +122,15 @@ type published struct {
 	term          string
 }
 
-// parsePublished reads CLOSED TERM SHARDS ID FLOOR, or "" where nothing was said
-// yet.
+// parsePublished reads CLOSED TERM SHARDS ID FLOOR and the floors of roll-ups, or ""
+// where nothing was said yet.
 func parsePublished(text string) (published, error) {
 	p := published{closed: noMark, floor: noMark, term: "-"}
 	if text == "" {
 		return p, nil
 	}
 	words := strings.Fields(text)
-	if len(words) != 5 {
+	if len(words) < 5 {
 		return p, fmt.Errorf("finality %q", text)
 	}
 	p.term = words[1]
