@@ -476,6 +476,7 @@ func TestImports(t *testing.T) {
 		"/source/sourcetest": nil,
 		"/sink/sinktest":     nil,
 		"/metrics":           nil,
+		"/web":               {module + "/metrics", module + "/internal/program"},
 		"/internal/faketest": nil,
 	}
 	shared := []string{module + "/internal/rarely"} // by the root and adapters

@@ -15,11 +15,11 @@ import (
 	"time"
 
 	"github.com/tumblestream/tumble"
-	"github.com/tumblestream/tumble/examples/clickstream/internal/clicks"
 	"github.com/tumblestream/tumble/examples/clickstream/internal/simulate"
 	"github.com/tumblestream/tumble/internal/program"
 	"github.com/tumblestream/tumble/sink/memory"
 	"github.com/tumblestream/tumble/source/channel"
+	"github.com/tumblestream/tumble/web"
 )
 
 var (
@@ -57,10 +57,10 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	api := clicks.New(clicks.Config{
-		Counts:  counts,
-		Metrics: func(m *program.Metrics) { m.Pipeline(pipeline.Stats()) },
-	})
+	api, err := web.New(web.Config{Counts: counts, Stats: pipeline.Stats})
+	if err != nil {
+		return err
+	}
 
 	// Whichever part ends first ends the others. The clicker closes the channel, and
 	// the pipeline ends once it has counted the last click. Only if it hangs is it

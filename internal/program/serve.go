@@ -34,7 +34,7 @@ func URL(l net.Listener, addr string) string {
 }
 
 // Serve answers requests on l, and closes it, until ctx ends. Requests in progress
-// then have half a second to finish.
+// then have half a second to finish. A handler with a method Close is told by it.
 func Serve(ctx context.Context, l net.Listener, h http.Handler) error {
 	server := &http.Server{
 		Handler:           h,
@@ -44,9 +44,9 @@ func Serve(ctx context.Context, l net.Listener, h http.Handler) error {
 		IdleTimeout:       60 * time.Second,
 		MaxHeaderBytes:    64 << 10, // the URL included
 		ErrorLog:          log.New(io.Discard, "", 0),
-		BaseContext: func(net.Listener) context.Context {
-			return context.WithValue(context.WithoutCancel(ctx), stopping{}, ctx.Done())
-		},
+	}
+	if streams, ok := h.(interface{ Close() }); ok { // that would go on for ever
+		server.RegisterOnShutdown(streams.Close)
 	}
 	stopped := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
@@ -65,15 +65,6 @@ func Serve(ctx context.Context, l net.Listener, h http.Handler) error {
 		return nil
 	}
 	return fmt.Errorf("serving on %s: %w", l.Addr(), err)
-}
-
-type stopping struct{}
-
-// Stopping returns a channel that is closed when the server of a request stops. An answer
-// that would go on for ever ends then; all others have half a second.
-func Stopping(ctx context.Context) <-chan struct{} {
-	done, _ := ctx.Value(stopping{}).(<-chan struct{})
-	return done // nil: never
 }
 
 // Healthy is the answer of /healthz and /readyz while all is well.

@@ -8,10 +8,10 @@ import (
 	"os"
 	"runtime/debug"
 
-	"github.com/tumblestream/tumble/examples/clickstream/internal/clicks"
 	"github.com/tumblestream/tumble/internal/program"
 	"github.com/tumblestream/tumble/internal/redisdial"
 	"github.com/tumblestream/tumble/sink/redis"
+	"github.com/tumblestream/tumble/web"
 )
 
 var (
@@ -46,5 +46,9 @@ func run(ctx context.Context) error {
 		debug.SetGCPercent(400)
 	}
 	fmt.Fprintf(os.Stderr, "api: serving %s on %s\n", *name, program.URL(listener, *addr))
-	return program.Serve(ctx, listener, clicks.New(clicks.Config{Counts: counts}))
+	api, err := web.New(web.Config{Counts: counts})
+	if err != nil {
+		return err
+	}
+	return program.Serve(ctx, listener, api)
 }

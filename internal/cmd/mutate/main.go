@@ -60,6 +60,7 @@ var suites = map[string]suite{
 	"source/channel":      {limit: time.Minute},
 	"source/kafka":        {last: "TestGroup", limit: 2 * time.Minute},
 
+	"web":                              {limit: time.Minute},
 	"source/kafka/internal/jsonfields": {limit: time.Minute},
 	"source/kafka/internal/wire":       {limit: time.Minute},
 }
@@ -78,7 +79,7 @@ func main() {
 	share := part{1, 1}
 	flag.TextVar(&share, "part", share, "only every Nth of them, from the Kth on, as `K/N`")
 	flag.Parse()
-	todo := slices.DeleteFunc(slices.Concat(ofRoot, ofSinks, ofSources), func(d directed) bool {
+	todo := slices.DeleteFunc(slices.Concat(ofRoot, ofSinks, ofSources, ofWeb), func(d directed) bool {
 		return !strings.Contains(d.name, *only) && !strings.Contains(d.file, *only)
 	})
 	err := found(todo)

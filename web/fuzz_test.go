@@ -1,4 +1,4 @@
-package clicks
+package web
 
 import (
 	"bufio"
@@ -25,6 +25,43 @@ var (
 	lastTime  = time.Date(2200, 1, 1, 0, 0, 0, 0, time.UTC)
 )
 
+// The answers in the standard words.
+type (
+	countAnswer struct {
+		UserID string       `json:"user_id"`
+		Minute string       `json:"minute"`
+		Clicks int64        `json:"clicks"`
+		State  tumble.State `json:"state"`
+	}
+	historyAnswer struct {
+		UserID string        `json:"user_id"`
+		Total  int64         `json:"total"`
+		State  tumble.State  `json:"state"`
+		Clicks []minuteCount `json:"clicks"`
+	}
+	minuteCount struct {
+		Minute string       `json:"minute"`
+		Clicks int64        `json:"clicks"`
+		State  tumble.State `json:"state"`
+	}
+	userCount struct {
+		UserID string `json:"user_id"`
+		Clicks int64  `json:"clicks"`
+	}
+	topAnswer struct {
+		Minute string       `json:"minute"`
+		State  tumble.State `json:"state"`
+		Users  int64        `json:"users"`
+		Clicks int64        `json:"clicks"`
+		Top    []userCount  `json:"top"`
+	}
+	usersAnswer struct {
+		Minute string      `json:"minute"`
+		Users  []userCount `json:"users"`
+		Cursor string      `json:"cursor"`
+	}
+)
+
 // counted returns the API over counts in which user clicked clicks times in the
 // window that holds at, and others in the same and the next.
 func counted(t *testing.T, w tumble.Window, user string, at time.Time, clicks int64) http.Handler {
@@ -46,7 +83,7 @@ func counted(t *testing.T, w tumble.Window, user string, at time.Time, clicks in
 		}
 		require.NoError(t, sh.Apply(t.Context(), b))
 	}
-	return New(Config{Counts: sink})
+	return handler(t, Config{Counts: sink})
 }
 
 // asWritten has h answer a request whose target arrives as it is; false: a

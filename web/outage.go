@@ -1,4 +1,4 @@
-package clicks
+package web
 
 import (
 	"log/slog"

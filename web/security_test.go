@@ -1,4 +1,4 @@
-package clicks
+package web
 
 import (
 	"context"
@@ -69,7 +69,7 @@ func TestStoreHangs(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			began := time.Now()
 			w := httptest.NewRecorder()
-			New(Config{Counts: hangingReader{}, Logger: slog.New(slog.DiscardHandler)}).ServeHTTP(w, httptest.NewRequest("GET", target, nil))
+			handler(t, Config{Counts: hangingReader{}, Logger: slog.New(slog.DiscardHandler)}).ServeHTTP(w, httptest.NewRequest("GET", target, nil))
 			require.Equal(t, 503, w.Code, target)
 			requireError(t, w.Body.String())
 			require.Equal(t, storeTimeout, time.Since(began), target)
@@ -84,7 +84,7 @@ func TestOutsideTextStaysText(t *testing.T) {
 	const nasty = "<script>alert(1)</script>\"}],\r\nSet-Cookie: a=b\n# TYPE x counter\nx 1\n\x1b[2J\u2028%s${x}{{.}}\\"
 	escaped := url.PathEscape(nasty)
 	reader := &fakeReader{def: minutes, n: 1, page: tumble.Page{Cursor: nasty, Counts: []tumble.Count{{Key: nasty, N: 1}}}}
-	h := New(Config{Counts: reader})
+	h := handler(t, Config{Counts: reader})
 	ask := func(method, target string) *httptest.ResponseRecorder {
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, httptest.NewRequest(method, target, nil))

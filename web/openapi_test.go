@@ -1,4 +1,4 @@
-package clicks
+package web
 
 import (
 	"encoding/json"
@@ -128,7 +128,7 @@ func (s schema) response(path, code string) (rules map[string]any, example any) 
 // description, against its schemas.
 func TestAnswersAreAsDescribed(t *testing.T) {
 	var s schema
-	require.NoError(t, json.Unmarshal(openAPI, &s.doc))
+	require.NoError(t, json.Unmarshal([]byte(description), &s.doc))
 	unreachable := &fakeReader{err: fmt.Errorf("refused")}
 	nothing := &fakeReader{err: tumble.ErrNoDefinition}
 	for _, c := range []struct {

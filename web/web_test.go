@@ -1,4 +1,4 @@
-package clicks
+package web
 
 import (
 	"bufio"
@@ -112,6 +112,13 @@ var (
 	at1234  = time.Date(2023, 10, 1, 12, 34, 0, 0, time.UTC)
 )
 
+func handler(t testing.TB, cfg Config) *Handler {
+	t.Helper()
+	h, err := New(cfg)
+	require.NoError(t, err)
+	return h
+}
+
 // get asks a real server, so that paths arrive as the wire has them.
 func get(t *testing.T, reader tumble.Reader, target string) (int, string) {
 	t.Helper()
@@ -120,7 +127,7 @@ func get(t *testing.T, reader tumble.Reader, target string) (int, string) {
 
 func request(t *testing.T, reader tumble.Reader, method, target string) (int, string) {
 	t.Helper()
-	server := httptest.NewServer(New(Config{Counts: reader, Logger: slog.New(slog.DiscardHandler)}))
+	server := httptest.NewServer(handler(t, Config{Counts: reader, Logger: slog.New(slog.DiscardHandler)}))
 	defer server.Close()
 	r, err := http.NewRequest(method, server.URL+target, nil)
 	require.NoError(t, err)
@@ -300,7 +307,7 @@ func instantPattern(t *testing.T) *regexp.Regexp {
 			Schemas struct{ Instant struct{ Pattern string } }
 		}
 	}
-	require.NoError(t, json.Unmarshal(openAPI, &doc))
+	require.NoError(t, json.Unmarshal([]byte(description), &doc))
 	return regexp.MustCompile(doc.Components.Schemas.Instant.Pattern)
 }
 
@@ -537,7 +544,7 @@ func TestOutageIsLogged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
 		reader := &fakeReader{def: minutes}
-		h := New(Config{Counts: reader, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		h := handler(t, Config{Counts: reader, Logger: slog.New(slog.NewTextHandler(&log, nil))})
 		ask := func(ctx context.Context, target string, err error) {
 			reader.err = err
 			h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequestWithContext(ctx, "GET", target, nil))
@@ -615,7 +622,7 @@ func TestDescription(t *testing.T) {
 	for path := range doc["paths"].(map[string]any) {
 		described = append(described, path)
 	}
-	for path := range New(Config{}).(*api).seen.routes {
+	for path := range handler(t, Config{Counts: &fakeReader{}}).seen.routes {
 		// Neither what is not served nor the page, whose events have no end.
 		if !slices.Contains([]string{"", "/", "/page.js", "/page.css", "/events"}, path) {
 			served = append(served, path)
@@ -651,10 +658,7 @@ func TestDescription(t *testing.T) {
 }
 
 func TestMetrics(t *testing.T) {
-	h := New(Config{Counts: &fakeReader{def: minutes, n: 1}, Metrics: func(m *program.Metrics) {
-		m.Family("more_total", "More.", "counter")
-		m.Sample("more_total", 12345678901)
-	}})
+	h := handler(t, Config{Counts: &fakeReader{def: minutes, n: 1}, Stats: func() tumble.Stats { return tumble.Stats{Counted: 12345678901} }})
 	for _, target := range []string{"/clicks/a/2023-10-01T12:34", "/clicks/b/2023-10-01T12:34", "/clicks/b/noon", "/x"} {
 		h.ServeHTTP(httptest.NewRecorder(), &http.Request{Method: "GET", URL: &url.URL{Path: target}})
 	}
@@ -666,18 +670,18 @@ func TestMetrics(t *testing.T) {
 		lines[s.Text()] = true
 	}
 	for _, want := range []string{
-		`clicks_http_requests_total{route="/clicks/{user_id}/{minute}",code="200"} 2`,
-		`clicks_http_requests_total{route="/clicks/{user_id}/{minute}",code="400"} 1`,
-		`clicks_http_requests_total{route="",code="404"} 1`,
-		`clicks_http_request_seconds_bucket{route="/clicks/{user_id}/{minute}",le="+Inf"} 3`,
-		`clicks_http_request_seconds_count{route="/clicks/{user_id}/{minute}"} 3`,
-		`# TYPE clicks_http_request_seconds histogram`,
-		`# TYPE more_total counter`,
-		`more_total 12345678901`,
-		`clicks_http_requests_total{route="/minutes/{minute}/top",code="200"} 0`,
-		`clicks_http_requests_total{route="/minutes/{minute}/top",code="503"} 0`,
-		`clicks_http_requests_total{route="/healthz",code="503"} 0`,
-		`clicks_http_request_seconds_count{route="/minutes/{minute}/top"} 0`,
+		`tumble_http_requests_total{route="/clicks/{user_id}/{minute}",code="200"} 2`,
+		`tumble_http_requests_total{route="/clicks/{user_id}/{minute}",code="400"} 1`,
+		`tumble_http_requests_total{route="",code="404"} 1`,
+		`tumble_http_request_seconds_bucket{route="/clicks/{user_id}/{minute}",le="+Inf"} 3`,
+		`tumble_http_request_seconds_count{route="/clicks/{user_id}/{minute}"} 3`,
+		`# TYPE tumble_http_request_seconds histogram`,
+		`# TYPE tumble_counted_total counter`,
+		`tumble_counted_total 12345678901`,
+		`tumble_http_requests_total{route="/minutes/{minute}/top",code="200"} 0`,
+		`tumble_http_requests_total{route="/minutes/{minute}/top",code="503"} 0`,
+		`tumble_http_requests_total{route="/healthz",code="503"} 0`,
+		`tumble_http_request_seconds_count{route="/minutes/{minute}/top"} 0`,
 	} {
 		require.True(t, lines[want], "%s in %v", want, lines)
 	}

@@ -1,4 +1,4 @@
-package clicks
+package web
 
 import (
 	"maps"
@@ -83,7 +83,7 @@ func (t *traffic) write(m *program.Metrics) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	paths := slices.Sorted(maps.Keys(t.routes))
-	const requests, seconds = "clicks_http_requests_total", "clicks_http_request_seconds"
+	const requests, seconds = "tumble_http_requests_total", "tumble_http_request_seconds"
 	m.Family(requests, "Requests answered, by route and status code; an unknown route is empty.", "counter")
 	for _, path := range paths {
 		for _, code := range slices.Sorted(maps.Keys(t.routes[path].answers)) {
