@@ -217,11 +217,18 @@ func (h *Handler) metrics(w http.ResponseWriter, r *http.Request) {
 	m.ServeHTTP(w, r)
 }
 
-// description answers with the description of the API, whose paths begin where it
-// stands itself.
+// description answers with the description of the API. Its paths begin where it stands
+// itself, and it names the windows that are counted, if the store can be read.
 func (h *Handler) description(w http.ResponseWriter, r *http.Request) {
 	base, _, _ := strings.Cut(r.RequestURI, "?")
-	base = strings.TrimSuffix(base, "/openapi.json")
+	ctx, cancel := context.WithTimeout(r.Context(), storeTimeout)
+	defer cancel()
+	var windows []string
+	if def, err := h.definition(ctx); err == nil {
+		for _, l := range def.Levels() {
+			windows = append(windows, l.Window.String())
+		}
+	}
 	w.Header().Set("Content-Type", "application/json")
-	_, _ = w.Write([]byte(h.words.at(h.openAPI, base))) // an error is the client's
+	_, _ = w.Write([]byte(h.words.of(h.openAPI, strings.TrimSuffix(base, "/openapi.json"), windows))) // an error is the client's
 }

@@ -53,11 +53,25 @@ func (w words) rename(text string) string {
 // describe returns the OpenAPI document in these words.
 func (w words) describe() string { return w.rename(description) }
 
-// at returns the document for an API whose paths begin with base.
-func (w words) at(document, base string) string {
-	if base == "" {
-		return document
+// of returns the document for an API whose paths begin with base, over counts of these
+// windows.
+func (w words) of(document, base string, windows []string) string {
+	if base != "" {
+		document = strings.Replace(document, `"url": "/"`, `"url": `+quoted(base), 1)
 	}
-	text, _ := json.Marshal(base) // a string has a form
-	return strings.Replace(document, `"url": "/"`, `"url": `+string(text), 1)
+	if len(windows) > 0 {
+		document = strings.Replace(document, anyWindow, `"enum": `+quoted(windows), 1)
+	}
+	return document
+}
+
+// anyWindow is what the description says of a window while none is known.
+const anyWindow = `"examples": [
+            "1h",
+            "day Europe/Berlin"
+          ]`
+
+func quoted(x any) string {
+	text, _ := json.Marshal(x) // strings have a form
+	return string(text)
 }

@@ -2,6 +2,7 @@ package web
 
 import (
 	"encoding/json"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -50,6 +51,22 @@ func TestWords(t *testing.T) {
 	}
 	require.Contains(t, ask("/metrics"), `tumble_http_requests_total{route="/bytes/{host}/{minute}",code="200"} 2`)
 	require.Contains(t, ask("/"), `src="page.js"`)
+}
+
+// The description names the windows that are counted, while that can be told.
+func TestDescribedWindows(t *testing.T) {
+	windows := func(reader *fakeReader) map[string]any {
+		_, body := get(t, reader, "/openapi.json")
+		var s schema
+		require.NoError(t, json.Unmarshal([]byte(body), &s.doc))
+		return s.at("#/components/parameters/RollupWindow/schema").(map[string]any)
+	}
+	def := minutes
+	def.Rollups = []tumble.Rollup{{Window: tumble.Window{Calendar: tumble.Day}}}
+	require.Equal(t, []any{"1m0s", "day UTC"}, windows(&fakeReader{def: def})["enum"])
+	unknown := windows(&fakeReader{err: errors.New("refused")})
+	require.Equal(t, []any{"1h", "day Europe/Berlin"}, unknown["examples"])
+	require.NotContains(t, unknown, "enum")
 }
 
 func TestWordsThatAreRefused(t *testing.T) {

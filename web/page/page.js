@@ -96,7 +96,7 @@ function chart() {
 	}
 	const value = (b) => (key === null ? b.n : curve.get(b.start) || 0);
 	const from = time(bars[0].start), to = Math.max(time(bars[bars.length - 1].end), ...band.map((b) => time(b.end)));
-	const counted = Math.max(1, ...bars.map(value)), most = Math.max(counted, ...band.map((b) => b.high));
+	const counted = Math.max(1, ...bars.map(value)), most = round(Math.max(counted, ...band.map((b) => b.high)));
 	const x = (at) => ((at - from) / (to - from)) * width, y = (n) => height - (Math.max(0, n) / most) * ceiling;
 	const old = new Map(Array.from(svg.querySelectorAll("rect"), (r) => [r.dataset.start, r]));
 	const rects = bars.map((b) => {
@@ -113,7 +113,7 @@ function chart() {
 	const lines = [1, 0.5].map((part) => shape("line", "", { x1: 0, x2: width, y1: y(most * part), y2: y(most * part) }));
 	svg.replaceChildren(...lines, ...rects, ...expected(band, x, y));
 	say("first", clock(bars[0].start));
-	say("last", clock(bars[bars.length - 1].start));
+	say("last", clock(band.length ? band[band.length - 1].start : bars[bars.length - 1].start));
 	say("highest", compact(most));
 	say("half", compact(most / 2));
 	const last = bars[bars.length - 1];
@@ -131,6 +131,12 @@ function expected(band, x, y) {
 		shape("path", "band", { d: "M" + text(area).join("L") + "Z" }),
 		shape("polyline", "band", { points: text(steps((b) => b.middle)).join(" ") }),
 	];
+}
+
+// round returns the next number up that is easy to read off a scale.
+function round(n) {
+	const ten = 10 ** Math.floor(Math.log10(n));
+	return ten * [1, 1.5, 2, 3, 4, 5, 6, 8, 10].find((step) => step * ten >= n);
 }
 
 const compact = (n) => new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 }).format(n);
