@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -202,33 +203,59 @@ func advance(t testing.TB, sh tumble.Shard, partition string, from tumble.Checkp
 	return to
 }
 
+// Every server that docs/operations.md names, and every way to reach one, holds to the
+// rules.
 func TestRules(t *testing.T) {
-	for kind, addrs := range map[string][]string{"single": single, "cluster": cluster} {
-		t.Run(kind, func(t *testing.T) {
-			t.Parallel() // the rules wait much
-			client := connect(t, addrs)
-			reader := connect(t, addrs)
-			prefix := unique(t, client)
-			t.Cleanup(func() { require.NoError(t, lose(context.Background(), client, prefix+"*")) })
-			sinktest.Test(t, sinktest.Config{
-				Open: func(_ context.Context, name string) (sinktest.Sink, error) {
-					writes, err := redis.New(redis.Config{Client: client, Name: prefix + name, Shards: 4})
-					if err != nil {
-						return nil, err
-					}
-					reads, err := redis.New(redis.Config{Client: reader, Name: prefix + name})
-					return pair{writes, reads}, err
-				},
-				Lose: func(ctx context.Context, name string) error {
-					return lose(ctx, client, prefix+name)
-				},
-				Snapshot: func(ctx context.Context, name string) (func(context.Context) error, error) {
-					return snapshot(ctx, client, prefix+name)
-				},
-				Settle: 100 * time.Millisecond,
-			})
+	var kinds sync.WaitGroup // not t.Parallel, which lets as many run as there are cores: the rules wait much
+	defer kinds.Wait()
+	for kind, c := range map[string]struct {
+		env, usual, version string
+		change              func(*rueidis.ClientOption)
+	}{
+		"single":  {"TUMBLE_REDIS", "localhost:6379", "redis_version:", nil},
+		"cluster": {"TUMBLE_REDIS_CLUSTER", "localhost:7001,localhost:7002,localhost:7003", "redis_mode:cluster", nil},
+		"valkey":  {"TUMBLE_VALKEY", "localhost:6381", "valkey_version:9.", nil},
+		"redis 6.2 by RESP2": {"TUMBLE_REDIS_6", "localhost:6380", "redis_version:6.2.", func(o *rueidis.ClientOption) {
+			o.AlwaysRESP2, o.DisableCache = true, true // there is no cache without RESP3
+		}},
+		"sentinel without cache": {"TUMBLE_SENTINEL", "localhost:26379", "role:master", func(o *rueidis.ClientOption) {
+			o.Sentinel.MasterSet, o.DisableCache = "tumble", true
+		}},
+	} {
+		kinds.Go(func() {
+			t.Run(kind, func(t *testing.T) { testRules(t, addresses(c.env, c.usual), c.version, c.change) })
 		})
 	}
+}
+
+func testRules(t *testing.T, addrs []string, version string, change func(*rueidis.ClientOption)) {
+	if change == nil {
+		change = func(*rueidis.ClientOption) {}
+	}
+	client := connect(t, addrs, change)
+	reader := connect(t, addrs, change)
+	info, err := client.Do(t.Context(), client.B().Info().Build()).ToString()
+	require.NoError(t, err)
+	require.Contains(t, info, version)
+	prefix := unique(t, client)
+	t.Cleanup(func() { require.NoError(t, lose(context.Background(), client, prefix+"*")) })
+	sinktest.Test(t, sinktest.Config{
+		Open: func(_ context.Context, name string) (sinktest.Sink, error) {
+			writes, err := redis.New(redis.Config{Client: client, Name: prefix + name, Shards: 4})
+			if err != nil {
+				return nil, err
+			}
+			reads, err := redis.New(redis.Config{Client: reader, Name: prefix + name})
+			return pair{writes, reads}, err
+		},
+		Lose: func(ctx context.Context, name string) error {
+			return lose(ctx, client, prefix+name)
+		},
+		Snapshot: func(ctx context.Context, name string) (func(context.Context) error, error) {
+			return snapshot(ctx, client, prefix+name)
+		},
+		Settle: 100 * time.Millisecond,
+	})
 }
 
 // pair writes through one client and reads through another, as a service and

@@ -56,7 +56,7 @@ var suites = map[string]suite{
 	".":                   {skip: notCode, also: []string{"internal/simulation"}, limit: time.Minute},
 	"internal/simulation": {args: []string{"-shrink", "0"}, limit: time.Minute},
 	"sink/memory":         {limit: time.Minute},
-	"sink/redis":          {tags: "servers", skip: "TestRules/cluster", last: "TestRules|TestHung|TestDocumentedRulesInCluster", limit: 4 * time.Minute},
+	"sink/redis":          {tags: "servers", skip: "TestRules/(cluster|valkey|redis_6|sentinel)", last: "TestRules|TestHung|TestDocumentedRulesInCluster", limit: 4 * time.Minute},
 	"source/channel":      {limit: time.Minute},
 	"source/kafka":        {last: "TestGroup", limit: 2 * time.Minute},
 
