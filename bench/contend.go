@@ -42,6 +42,10 @@ func contenders() []contender {
 			kinds: kinds[:1], share: 1, missing: javaMissing("streams"), command: java("streams"), own: true},
 		{name: "flink", about: "Flink in one process: exactly once, checkpoints every second, state on the heap; counts are not written anywhere",
 			kinds: kinds[:1], share: 1, missing: javaMissing("flink"), command: java("flink"), own: true},
+		{name: "duckdb", about: "DuckDB in memory, two threads, groups the lines of a file: no Kafka, no store, no guarantee",
+			kinds: kinds[:1], share: 1, missing: pythonMissing, command: batchEngine("duckdb"), own: true},
+		{name: "chdb", about: "chDB (ClickHouse) in memory, two threads, does the same",
+			kinds: kinds[:1], share: 1, missing: pythonMissing, command: batchEngine("chdb"), own: true},
 		{name: "kcat-poll", about: "kcat (librdkafka), poll only",
 			kinds: kinds, share: 1, missing: kcatMissing, command: kcat, dots: true},
 	}

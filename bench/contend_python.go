@@ -67,6 +67,26 @@ func script(name string) func(context.Context, job) (*exec.Cmd, error) {
 	}
 }
 
+// batchEngine returns the command of a program that groups the clicks from a file,
+// which is written first and still in the page cache when it is read.
+func batchEngine(name string) func(context.Context, job) (*exec.Cmd, error) {
+	return func(ctx context.Context, j job) (*exec.Cmd, error) {
+		path := filepath.Join(j.scratch, "clicks.ndjson")
+		if err := j.topic.writeLines(path); err != nil {
+			return nil, err
+		}
+		interpreter, err := python()
+		if err != nil {
+			return nil, err
+		}
+		root, err := repository()
+		if err != nil {
+			return nil, err
+		}
+		return exec.CommandContext(ctx, interpreter, filepath.Join(root, "bench", "python", "file.py"), name, path, strconv.Itoa(j.topic.n)), nil
+	}
+}
+
 // kcat reads every record and prints a byte for it.
 func kcat(ctx context.Context, j job) (*exec.Cmd, error) {
 	return exec.CommandContext(ctx, "kcat", "-b", j.kafka, "-C", "-t", j.topic.name(), "-o", "beginning", "-e", "-q", "-f", "."), nil

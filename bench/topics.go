@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -88,6 +89,23 @@ func (t topic) write(ctx context.Context, broker string) error {
 		err = fmt.Errorf("topic %s holds %d records, not %d", t.name(), found, t.n)
 	}
 	return err
+}
+
+// writeLines writes the values of t to a file, a line each.
+func (t topic) writeLines(path string) error {
+	file, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	out, line := bufio.NewWriterSize(file, 1<<20), []byte(nil)
+	for i, k := range t.clicks.all() {
+		if i == t.n {
+			break
+		}
+		line = append(k.appendJSON(line[:0]), '\n')
+		_, _ = out.Write(line) // Flush tells
+	}
+	return errors.Join(out.Flush(), file.Close())
 }
 
 // remake writes t afresh: it may hold what is not of t.
