@@ -28,7 +28,8 @@ type readAPI struct {
 }
 
 // reads measures how many counts a second and core an API reads, one a request:
-// that of examples/clickstream and the tutorial's.
+// that of examples/clickstream, with the counts in its client's cache and without one,
+// and the tutorial's.
 func reads(ctx context.Context, args []string) error {
 	f := flag.NewFlagSet("reads", flag.ExitOnError)
 	n := f.Int("n", 1_000_000, "`number` of clicks that were counted")
@@ -107,45 +108,50 @@ func readAPIs(up *servers, t topic) ([]readAPI, func(), error) {
 		cleanup()
 		return nil, nil, fmt.Errorf("go build: %w\n%s", err, out)
 	}
-	apis := []readAPI{{
-		name: "tumble",
-		warm: 300_000, // so that nearly all counts are in its cache
-		load: func(ctx context.Context) error {
-			cmd, err := self(ctx, "contend", "-kafka", up.kafka, "-redis", up.redis, "-topic", t.name(),
-				"-n", strconv.Itoa(t.n), "-group", fmt.Sprintf("reads-%d", time.Now().UnixNano()), "tumble")
-			if err != nil {
-				return err
-			}
-			cmd.Stderr = os.Stderr
-			return cmd.Run()
-		},
-		start: func(ctx context.Context, address string) (*exec.Cmd, error) {
-			return exec.CommandContext(ctx, filepath.Join(bin, "api"), "-addr", address, "-redis", up.redis, "-name", tumbleName), nil
-		},
-	}}
+	load := func(ctx context.Context) error {
+		cmd, err := self(ctx, "contend", "-kafka", up.kafka, "-redis", up.redis, "-topic", t.name(),
+			"-n", strconv.Itoa(t.n), "-group", fmt.Sprintf("reads-%d", time.Now().UnixNano()), "tumble")
+		if err != nil {
+			return err
+		}
+		cmd.Stderr = os.Stderr
+		return cmd.Run()
+	}
+	ours := func(options ...string) func(context.Context, string) (*exec.Cmd, error) {
+		return func(ctx context.Context, address string) (*exec.Cmd, error) {
+			return exec.CommandContext(ctx, filepath.Join(bin, "api"), append(options, "-addr", address, "-redis", up.redis, "-name", tumbleName)...), nil
+		}
+	}
+	apis := []readAPI{
+		{name: "tumble, counts in the client's cache", warm: 300_000, load: load, start: ours()}, // so many that nearly all are
+		{name: "tumble, every count from Redis (-redis-no-cache)", warm: 1000, load: load, start: ours("-redis-no-cache")},
+	}
 	if why := pythonMissing(); why != "" {
 		fmt.Printf("The tutorial's API did not run: %s\n", why)
 		return apis, cleanup, nil
 	}
-	return append(apis, readAPI{
-		name: "FastAPI, redis-py",
-		warm: 1000,
-		load: func(ctx context.Context) error { return loadStrings(ctx, up, t) },
-		start: func(ctx context.Context, address string) (*exec.Cmd, error) {
-			interpreter, err := python()
-			if err != nil {
-				return nil, err
-			}
-			host, port, err := net.SplitHostPort(address)
-			if err != nil {
-				return nil, err
-			}
-			cmd := exec.CommandContext(ctx, interpreter, "-m", "uvicorn", "api:app", "--host", host, "--port", port, "--no-access-log", "--log-level", "warning")
-			cmd.Dir = filepath.Join(root, "bench", "python")
-			cmd.Env = append(os.Environ(), "REDIS="+up.redis)
-			return cmd, nil
-		},
-	}), cleanup, nil
+	for _, parser := range []string{"h11", "httptools"} {
+		apis = append(apis, readAPI{
+			name: "FastAPI, redis-py, uvicorn with " + parser,
+			warm: 1000,
+			load: func(ctx context.Context) error { return loadStrings(ctx, up, t) },
+			start: func(ctx context.Context, address string) (*exec.Cmd, error) {
+				interpreter, err := python()
+				if err != nil {
+					return nil, err
+				}
+				host, port, err := net.SplitHostPort(address)
+				if err != nil {
+					return nil, err
+				}
+				cmd := exec.CommandContext(ctx, interpreter, "-m", "uvicorn", "api:app", "--host", host, "--port", port, "--http", parser, "--no-access-log", "--log-level", "warning")
+				cmd.Dir = filepath.Join(root, "bench", "python")
+				cmd.Env = append(os.Environ(), "REDIS="+up.redis)
+				return cmd, nil
+			},
+		})
+	}
+	return apis, cleanup, nil
 }
 
 // loadStrings stores the counts as the tutorial does.

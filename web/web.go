@@ -172,12 +172,14 @@ func (h *Handler) get(path string, answer http.HandlerFunc, codes ...int) {
 }
 
 // read answers GET and HEAD requests for a path from the store.
-func (h *Handler) read(path string, answer func(*http.Request) (any, error)) {
+func (h *Handler) read(path string, get func(*http.Request) (any, error)) {
 	h.get(path, func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), storeTimeout)
 		defer cancel()
-		x, err := answer(r.WithContext(ctx))
-		if err == nil {
+		x, err := get(r.WithContext(ctx))
+		if a, ok := x.(answer); err == nil && ok {
+			program.Write(w, http.StatusOK, append(a.append(make([]byte, 0, 256)), '\n'))
+		} else if err == nil {
 			err = program.WriteJSON(w, http.StatusOK, x)
 		}
 		switch {

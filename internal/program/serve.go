@@ -79,11 +79,16 @@ func WriteJSON(w http.ResponseWriter, code int, x any) error {
 	if err := e.Encode(x); err != nil {
 		return err
 	}
+	Write(w, code, body.Bytes())
+	return nil
+}
+
+// Write answers with a text that is JSON.
+func Write(w http.ResponseWriter, code int, text []byte) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(code)
-	_, _ = body.WriteTo(w) // an error is the client's
-	return nil
+	_, _ = w.Write(text) // an error is the client's
 }
 
 // WriteError answers with {"error": ...}.

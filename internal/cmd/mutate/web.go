@@ -6,7 +6,7 @@ var ofWeb = []directed{
 	{"TestTotalBesideTheTop", mutation{"the term of the total", "web/counts.go", "case page.Term == total.Term,", "case true,", "calls a total final that was lost and counted again"}},
 	{"TestTotalBesideTheTop", mutation{"expired since", "web/counts.go", "\t\t\tpage.State = tumble.Expired\n", "", "calls a window final whose counts may be gone"}},
 	{"TestStoreUnreachable", mutation{"errors name no address", "web/web.go", "program.WriteError(w, http.StatusServiceUnavailable, errUnavailable)\n\t\t}\n\t}, http", "program.WriteError(w, http.StatusServiceUnavailable, err)\n\t\t}\n\t}, http", "tells strangers where the store is"}},
-	{"TestStoreHangs", mutation{"a store that hangs", "web/web.go", "storeTimeout)\n\t\tdefer cancel()\n\t\tx, err", "100*storeTimeout)\n\t\tdefer cancel()\n\t\tx, err", "keeps requests for ever"}},
+	{"TestStoreHangs", mutation{"a store that hangs", "web/web.go", "storeTimeout)\n\t\tdefer cancel()\n\t\tx, err := get", "100*storeTimeout)\n\t\tdefer cancel()\n\t\tx, err := get", "keeps requests for ever"}},
 	{"TestHistoryIsBounded", mutation{"ranges are bounded", "web/params.go", "n > maxWindows {", "n > maxWindows && false {", "reads the store for minutes for one request"}},
 	{"TestUserIsPathEscaped", mutation{"parts are marked", "web/web.go", "RawPath: marked(r.URL.EscapedPath())", "RawPath: r.URL.EscapedPath()", "does not find a key with slashes"}},
 	{"TestStreamsAreBounded", mutation{"streams are bounded", "web/live.go", "h.live.streams.Add(1) > maxStreams", "h.live.streams.Add(1) < 0", "lets pages take the memory of a service"}},
