@@ -333,6 +333,44 @@ func BenchmarkCount(b *testing.B) {
 	}
 }
 
+// BenchmarkCounts reads a hundred counts, by one call and by a hundred, without a cache. It
+// tells the processor time of this process beside the time that passes.
+func BenchmarkCounts(b *testing.B) {
+	client := connect(b, single, func(o *rueidis.ClientOption) { o.DisableCache = true })
+	name := unique(b, client)
+	shards := open(b, newSink(b, redis.Config{Client: client, Name: name}), minutes)
+	load(b, shards, 100_000, noon, registerAll(b, shards, "p/0"))
+	reader := newSink(b, redis.Config{Client: client, Name: name})
+	ask := map[string]func(keys []string) (counts []tumble.Count, err error){
+		"one call": func(keys []string) ([]tumble.Count, error) { return reader.Counts(b.Context(), noon, keys...) },
+		"a hundred calls": func(keys []string) (counts []tumble.Count, err error) {
+			for _, key := range keys {
+				c, err := reader.Count(b.Context(), key, noon)
+				if err != nil {
+					return nil, err
+				}
+				counts = append(counts, c)
+			}
+			return counts, nil
+		},
+	}
+	for name, ask := range ask {
+		b.Run(name, func(b *testing.B) {
+			began := clientCPU()
+			for b.Loop() {
+				keys := make([]string, 100)
+				for i := range keys {
+					keys[i] = "user-" + strconv.Itoa(rand.IntN(100_000))
+				}
+				counts, err := ask(keys)
+				require.NoError(b, err)
+				require.Len(b, counts, 100)
+			}
+			b.ReportMetric(float64((clientCPU()-began).Microseconds())/float64(b.N), "cpu-us/op")
+		})
+	}
+}
+
 // BenchmarkTop reads the ten highest of 100,000 counts.
 func BenchmarkTop(b *testing.B) {
 	client := connect(b, single)
