@@ -66,7 +66,7 @@ func (w Window) Validate() error {
 		if name := w.zone().String(); name == "Local" {
 			return errors.New("Window.Zone is Local, which differs between machines: use time.LoadLocation with an IANA name")
 		} else if _, err := time.LoadLocation(name); err != nil || strings.ContainsAny(name, " \t\n") {
-			return fmt.Errorf("Window.Zone is %q, must be an IANA name that this machine knows", name)
+			return fmt.Errorf("Window.Zone is %q, must be an IANA name that this machine knows%s", name, zonesMissing())
 		}
 		return nil
 	case w.Zone != nil:
@@ -79,6 +79,14 @@ func (w Window) Validate() error {
 		return fmt.Errorf("Window.Offset is %v, must be whole milliseconds in [0, Size)", w.Offset)
 	}
 	return nil
+}
+
+// zonesMissing says what to do on a machine that knows no zones, as in many containers.
+func zonesMissing() string {
+	if _, err := time.LoadLocation("Europe/Berlin"); err == nil {
+		return ""
+	}
+	return `: it knows none; install tzdata, or import _ "time/tzdata"`
 }
 
 func (w Window) zone() *time.Location {
@@ -117,7 +125,7 @@ func ParseWindow(s string) (Window, error) {
 		w.Calendar = c
 		if rest != "" && rest != "UTC" {
 			if w.Zone, err = time.LoadLocation(rest); err != nil {
-				return bad(err)
+				return bad(fmt.Errorf("%w%s", err, zonesMissing()))
 			}
 		}
 		if err := w.Validate(); err != nil {

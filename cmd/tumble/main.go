@@ -19,6 +19,7 @@ import (
 	"strings"
 	"syscall"
 	"text/tabwriter"
+	_ "time/tzdata" // in a container there may be none
 
 	"github.com/redis/rueidis"
 

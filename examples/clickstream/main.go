@@ -13,6 +13,7 @@ import (
 	"os"
 	"sync"
 	"time"
+	_ "time/tzdata" // in a container there may be none
 
 	"github.com/tumblestream/tumble"
 	"github.com/tumblestream/tumble/examples/clickstream/internal/simulate"

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"runtime/debug"
+	_ "time/tzdata" // in a container there may be none
 
 	"github.com/tumblestream/tumble/internal/program"
 	"github.com/tumblestream/tumble/internal/redisdial"

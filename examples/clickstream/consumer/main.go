@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	_ "time/tzdata" // in a container there may be none
 
 	"github.com/tumblestream/tumble"
 	"github.com/tumblestream/tumble/internal/kafkadial"

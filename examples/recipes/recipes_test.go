@@ -1,0 +1,254 @@
+package recipes
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/tumblestream/tumble"
+	"github.com/tumblestream/tumble/sink/memory"
+	"github.com/tumblestream/tumble/source/channel"
+)
+
+var day = time.Date(2024, 5, 1, 0, 0, 0, 0, time.UTC)
+
+// A place is a key and the start of a window.
+type place struct {
+	key   string
+	start time.Time
+}
+
+// count counts a minute a tick of users into a sink, and returns what there is to find.
+func count(t testing.TB, sink tumble.Sink, windows, users int, tick time.Duration) map[place]int64 {
+	events := make(chan tumble.Event, 1000)
+	source, err := channel.New(channel.Config{ID: "clicks", Events: events, Final: true})
+	require.NoError(t, err)
+	p, err := tumble.New(tumble.Config{Source: source, Sink: sink, Window: tumble.Window{Size: time.Minute}, DropLate: true, FlushInterval: 5 * time.Millisecond})
+	require.NoError(t, err)
+	done := make(chan error, 1)
+	go func() { done <- p.Run(context.Background()) }()
+	want := map[place]int64{}
+	for w := range windows {
+		start := day.Add(time.Duration(w) * time.Minute)
+		for u := range users {
+			for range 1 + (u+w)%3 {
+				key := fmt.Sprintf("user_%d", u)
+				events <- tumble.Event{Key: key, Time: start}
+				want[place{key, start}]++
+			}
+		}
+		time.Sleep(tick)
+	}
+	close(events)
+	require.NoError(t, <-done)
+	return want
+}
+
+// A receiver does what a request says once for each key. It fails as it is told.
+type receiver struct {
+	t  *testing.T
+	mu sync.Mutex
+
+	calls int
+	seen  map[string]bool
+	got   map[place]int64
+	fail  func(call int, w http.ResponseWriter) (taken, failed bool)
+}
+
+func newReceiver(t *testing.T) *receiver {
+	return &receiver{t: t, seen: map[string]bool{}, got: map[place]int64{}}
+}
+
+func (r *receiver) ServeHTTP(w http.ResponseWriter, q *http.Request) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.calls++
+	body, err := io.ReadAll(q.Body)
+	if err != nil {
+		return
+	}
+	taken, failed := true, false
+	if r.fail != nil {
+		taken, failed = r.fail(r.calls, w)
+	}
+	key := q.Header.Get("Idempotency-Key")
+	if taken && !r.seen[key] {
+		r.seen[key] = true
+		var request Request
+		if err := json.Unmarshal(body, &request); err != nil {
+			r.t.Error(err)
+		}
+		for _, row := range request.Counts {
+			r.got[place{row.Key, row.Start}] += row.N // twice would show
+		}
+	}
+	if !failed {
+		w.WriteHeader(http.StatusNoContent)
+	}
+}
+
+// follow hands everything on, however often it must begin again.
+func follow(t *testing.T, r tumble.Reader, d Destination, windows int) {
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	seen := 0
+	err := Follow(ctx, r, counting{d, func() {
+		if seen++; seen == windows {
+			stop()
+		}
+	}})
+	require.ErrorIs(t, err, context.Canceled)
+}
+
+// counting tells of each window that is written.
+type counting struct {
+	Destination
+	wrote func()
+}
+
+func (c counting) Write(ctx context.Context, t tumble.Total, counts []tumble.Count) error {
+	err := c.Destination.Write(ctx, t, counts)
+	if err == nil {
+		c.wrote()
+	}
+	return err
+}
+
+func TestWebhook(t *testing.T) {
+	sink := memory.New(memory.Config{})
+	want := count(t, sink, 5, 7, 0)
+	for name, fail := range map[string]func(call int, w http.ResponseWriter) (taken, failed bool){
+		"well": nil,
+		"refused by turns": func(call int, w http.ResponseWriter) (bool, bool) {
+			if call%2 == 1 {
+				w.WriteHeader([]int{500, 503, 429}[call%3])
+			}
+			return call%2 == 0, call%2 == 1
+		},
+		"taken, and the answer lost": func(call int, w http.ResponseWriter) (bool, bool) {
+			if call%3 == 1 {
+				w.WriteHeader(http.StatusBadGateway)
+			}
+			return true, call%3 == 1
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newReceiver(t)
+			r.fail = fail
+			server := httptest.NewServer(r)
+			defer server.Close()
+			hook := &Webhook{URL: server.URL, Name: "clicks", File: filepath.Join(t.TempDir(), "cursor"), Size: 3}
+			follow(t, sink, hook, 5)
+			require.Equal(t, want, r.got)
+			require.Len(t, r.seen, 5*3)
+
+			// Once more from the start: the receiver knows every request.
+			require.NoError(t, os.Remove(hook.File))
+			follow(t, sink, hook, 5)
+			require.Equal(t, want, r.got)
+			require.Len(t, r.seen, 5*3)
+			left, err := filepath.Glob(hook.File + "*")
+			require.NoError(t, err)
+			require.Equal(t, []string{hook.File}, left, "no file of a cursor is left behind")
+		})
+	}
+}
+
+// An answer that comes too late is none, and the request comes again with its key.
+func TestWebhookTimeout(t *testing.T) {
+	sink := memory.New(memory.Config{})
+	want := count(t, sink, 1, 3, 0)
+	r := newReceiver(t)
+	r.fail = func(call int, _ http.ResponseWriter) (bool, bool) {
+		if call == 1 {
+			time.Sleep(100 * time.Millisecond)
+		}
+		return true, false
+	}
+	server := httptest.NewServer(r)
+	defer server.Close()
+	hook := &Webhook{URL: server.URL, Name: "clicks", File: filepath.Join(t.TempDir(), "cursor"), HTTP: &http.Client{Timeout: 50 * time.Millisecond}}
+	follow(t, sink, hook, 1)
+	require.Equal(t, want, r.got)
+	require.GreaterOrEqual(t, r.calls, 2)
+	require.Len(t, r.seen, 1)
+}
+
+// What will never be taken is said at once, and the cursor stays.
+func TestWebhookRefused(t *testing.T) {
+	sink := memory.New(memory.Config{})
+	count(t, sink, 2, 3, 0)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		http.Error(w, "no such customer", http.StatusUnprocessableEntity)
+	}))
+	defer server.Close()
+	hook := &Webhook{URL: server.URL, Name: "clicks", File: filepath.Join(t.TempDir(), "cursor")}
+	err := Follow(t.Context(), sink, hook)
+	require.ErrorIs(t, err, ErrRefused)
+	require.ErrorContains(t, err, "422 Unprocessable Entity: no such customer")
+	require.NoFileExists(t, hook.File)
+}
+
+func TestRetryAfter(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Retry-After", "7")
+		w.WriteHeader(http.StatusTooManyRequests)
+	}))
+	defer server.Close()
+	again, err := (&Webhook{URL: server.URL}).try(t.Context(), nil, "key")
+	require.ErrorContains(t, err, "429")
+	require.Equal(t, 7*time.Second, again)
+}
+
+// What was counted again after a loss is another request: its counts may differ.
+func TestKeysNameTheTerm(t *testing.T) {
+	keys := map[string]bool{}
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		keys[r.Header.Get("Idempotency-Key")] = true
+	}))
+	defer server.Close()
+	hook := &Webhook{URL: server.URL, Name: "clicks", File: filepath.Join(t.TempDir(), "cursor")}
+	for _, term := range []uint64{1, 2, 1} {
+		require.NoError(t, hook.Write(t.Context(), tumble.Total{Start: day, End: day.Add(time.Minute), Term: term}, nil))
+	}
+	require.Len(t, keys, 2)
+}
+
+// Minutes before the switch are the loop's, all others the pipeline's.
+func TestAcross(t *testing.T) {
+	sink := memory.New(memory.Config{})
+	want := count(t, sink, 10, 3, 0)
+	asked := errors.New("asked")
+	a := Across{Counts: sink, At: day.Add(4 * time.Minute), Old: func(_ context.Context, key string, minute time.Time) (int64, error) {
+		if key == "nobody" {
+			return 0, asked
+		}
+		return 100 + int64(minute.Sub(day)/time.Minute), nil
+	}}
+	for m := range 10 {
+		at := day.Add(time.Duration(m)*time.Minute + 59*time.Second)
+		c, err := a.Count(t.Context(), "user_1", at)
+		require.NoError(t, err)
+		require.True(t, c.Start.Equal(at.Truncate(time.Minute)))
+		if m < 4 {
+			require.Equal(t, int64(100+m), c.N)
+			require.Equal(t, tumble.Closed, c.State)
+		} else {
+			require.Equal(t, want[place{"user_1", c.Start.UTC()}], c.N)
+			require.Equal(t, tumble.Final, c.State)
+		}
+	}
+	_, err := a.Count(t.Context(), "nobody", day)
+	require.ErrorIs(t, err, asked)
+}

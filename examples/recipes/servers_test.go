@@ -1,0 +1,240 @@
+//go:build servers
+
+package recipes
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/redis/rueidis"
+	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/tumblestream/tumble"
+	"github.com/tumblestream/tumble/sink/redis"
+)
+
+var (
+	redisAt = cmp.Or(os.Getenv("TUMBLE_REDIS"), "localhost:6379")
+	kafkaAt = cmp.Or(os.Getenv("TUMBLE_KAFKA"), "localhost:9092")
+)
+
+// The test is its own child, to be killed: RECIPE is what it does, NAME that of the
+// counts, TO where they go.
+func TestMain(m *testing.M) {
+	if recipe := os.Getenv("RECIPE"); recipe != "" {
+		if err := child(recipe, os.Getenv("NAME"), os.Getenv("TO")); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}
+
+func child(recipe, name, to string) error {
+	client, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{redisAt}})
+	if err != nil {
+		return err
+	}
+	counts, err := redis.New(redis.Config{Client: client, Name: name})
+	if err != nil {
+		return err
+	}
+	ctx := context.Background()
+	if recipe == "topic" {
+		d, err := OpenTopic(ctx, []string{kafkaAt}, to, name)
+		if err != nil {
+			return err
+		}
+		return Follow(ctx, counts, d)
+	}
+	url, file, _ := strings.Cut(to, " ")
+	return Follow(ctx, counts, &Webhook{URL: url, Name: name, File: file, Size: 10})
+}
+
+// killed runs the recipe in two processes at a time that are killed at random moments,
+// while windows become final, and then in one, until done says that all has come.
+func killed(t *testing.T, recipe string, to func(name string) string, done func(want map[place]int64) bool) map[place]int64 {
+	client, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{redisAt}})
+	require.NoError(t, err)
+	defer client.Close()
+	name := fmt.Sprintf("recipes-%x", rand.Uint64())
+	counts, err := redis.New(redis.Config{Client: client, Name: name, Shards: 4})
+	require.NoError(t, err)
+	var want map[place]int64
+	var counting sync.WaitGroup
+	counting.Go(func() { want = count(t, counts, 60, 50, 80*time.Millisecond) })
+	start := func() (*exec.Cmd, *bytes.Buffer) {
+		cmd := exec.Command(os.Args[0])
+		cmd.Env = append(os.Environ(), "RECIPE="+recipe, "NAME="+name, "TO="+to(name))
+		said := new(bytes.Buffer)
+		cmd.Stderr = said
+		require.NoError(t, cmd.Start())
+		return cmd, said
+	}
+	require.Eventually(t, func() bool { _, err := counts.Definition(t.Context()); return err == nil }, 10*time.Second, 10*time.Millisecond)
+	for range 12 {
+		var two []*exec.Cmd
+		for range 2 {
+			cmd, _ := start()
+			two = append(two, cmd)
+			time.Sleep(time.Duration(rand.IntN(100)) * time.Millisecond)
+		}
+		time.Sleep(time.Duration(50+rand.IntN(300)) * time.Millisecond)
+		for _, cmd := range two {
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait() // it may have ended by itself: fenced off
+		}
+	}
+	counting.Wait()
+	cmd, said := start()
+	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
+	require.Eventually(t, func() bool { return done(want) }, time.Minute, 50*time.Millisecond, "%s", said)
+	return want
+}
+
+func TestTopicKilled(t *testing.T) {
+	topic := fmt.Sprintf("finals-%x", rand.Uint64())
+	admin, err := kgo.NewClient(kgo.SeedBrokers(kafkaAt))
+	require.NoError(t, err)
+	defer admin.Close()
+	_, err = kadm.NewClient(admin).CreateTopic(t.Context(), 3, 1, nil, topic)
+	require.NoError(t, err)
+	reader, err := kgo.NewClient(kgo.SeedBrokers(kafkaAt), kgo.ConsumeTopics(topic), kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	require.NoError(t, err)
+	defer reader.Close()
+	got, times := map[place]int64{}, map[place]int{}
+	want := killed(t, "topic", func(string) string { return topic }, func(want map[place]int64) bool {
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		defer cancel()
+		reader.PollFetches(ctx).EachRecord(func(r *kgo.Record) {
+			var row Row
+			require.NoError(t, json.Unmarshal(r.Value, &row))
+			require.Equal(t, row.Key, string(r.Key))
+			got[place{row.Key, row.Start}] = row.N
+			times[place{row.Key, row.Start}]++
+		})
+		return len(got) >= len(want)
+	})
+	require.Equal(t, want, got)
+	for p, n := range times {
+		require.Equal(t, 1, n, p)
+	}
+}
+
+func TestWebhookKilled(t *testing.T) {
+	r := newReceiver(t)
+	server := httptest.NewServer(r)
+	defer server.Close()
+	file := filepath.Join(t.TempDir(), "cursor")
+	want := killed(t, "webhook", func(string) string { return server.URL + " " + file }, func(want map[place]int64) bool {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return len(r.got) >= len(want)
+	})
+	require.Equal(t, want, r.got)
+	require.Greater(t, r.calls, len(r.seen), "nothing came twice, so nothing was tried")
+}
+
+// Who has the name before is fenced off, and knows it.
+func TestFenced(t *testing.T) {
+	topic := fmt.Sprintf("finals-%x", rand.Uint64())
+	admin, err := kgo.NewClient(kgo.SeedBrokers(kafkaAt))
+	require.NoError(t, err)
+	defer admin.Close()
+	_, err = kadm.NewClient(admin).CreateTopic(t.Context(), 1, 1, nil, topic)
+	require.NoError(t, err)
+	first, err := OpenTopic(t.Context(), []string{kafkaAt}, topic, topic)
+	require.NoError(t, err)
+	defer first.Close()
+	w := tumble.Total{Start: day, End: day.Add(time.Minute), Cursor: "one"}
+	require.NoError(t, first.Write(t.Context(), w, []tumble.Count{{Key: "a", Start: day, N: 1}}))
+	second, err := OpenTopic(t.Context(), []string{kafkaAt}, topic, topic)
+	require.NoError(t, err)
+	defer second.Close()
+	cursor, err := second.Cursor(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, "one", cursor)
+	w.Cursor = "two"
+	require.Error(t, first.Write(t.Context(), w, []tumble.Count{{Key: "a", Start: day, N: 2}}))
+	require.NoError(t, second.Move(t.Context(), "three"))
+	cursor, err = second.Cursor(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, "three", cursor)
+}
+
+// The keys of the loop are read as they were written.
+func TestOldKeys(t *testing.T) {
+	client, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{redisAt}})
+	require.NoError(t, err)
+	defer client.Close()
+	user := fmt.Sprintf("user_%x", rand.Uint64())
+	key := "clicks:" + user + ":2024-05-01T00:00"
+	require.NoError(t, client.Do(t.Context(), client.B().Incrby().Key(key).Increment(7).Build()).Error())
+	defer client.Do(context.Background(), client.B().Del().Key(key).Build())
+	old := OldKeys(client)
+	n, err := old(t.Context(), user, day)
+	require.NoError(t, err)
+	require.EqualValues(t, 7, n)
+	n, err = old(t.Context(), user, day.Add(time.Minute))
+	require.NoError(t, err)
+	require.Zero(t, n)
+}
+
+// Rejected records, mended, are in the topic once, however often they are replayed.
+func TestReplay(t *testing.T) {
+	letters, topic := fmt.Sprintf("rejects-%x", rand.Uint64()), fmt.Sprintf("clicks-%x", rand.Uint64())
+	client, err := kgo.NewClient(kgo.SeedBrokers(kafkaAt))
+	require.NoError(t, err)
+	defer client.Close()
+	_, err = kadm.NewClient(client).CreateTopics(t.Context(), 2, 1, nil, letters, topic)
+	require.NoError(t, err)
+	for i := range 100 {
+		value := fmt.Sprintf(`{"user":"user_%d"}`, i)
+		if i%10 == 0 {
+			value = "beyond repair"
+		}
+		require.NoError(t, client.ProduceSync(t.Context(), &kgo.Record{Topic: letters, Key: fmt.Appendf(nil, "user_%d", i), Value: []byte(value)}).FirstErr())
+	}
+	mend := func(r *kgo.Record) []byte {
+		if !json.Valid(r.Value) {
+			return nil
+		}
+		return bytes.Replace(r.Value, []byte(`"user"`), []byte(`"user_id"`), 1)
+	}
+	for _, want := range []int{90, 0} {
+		n, err := Replay(t.Context(), []string{kafkaAt}, letters, topic, letters+"-replay", mend)
+		require.NoError(t, err)
+		require.Equal(t, want, n)
+	}
+	reader, err := kgo.NewClient(kgo.SeedBrokers(kafkaAt), kgo.ConsumeTopics(topic), kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	require.NoError(t, err)
+	defer reader.Close()
+	got := map[string]int{}
+	for end := time.Now().Add(10 * time.Second); len(got) < 90 && time.Now().Before(end); {
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		reader.PollFetches(ctx).EachRecord(func(r *kgo.Record) {
+			require.JSONEq(t, `{"user_id":"`+string(r.Key)+`"}`, string(r.Value))
+			got[string(r.Key)]++
+		})
+		cancel()
+	}
+	require.Len(t, got, 90)
+	for key, n := range got {
+		require.Equal(t, 1, n, key)
+	}
+}

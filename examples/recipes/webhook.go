@@ -1,0 +1,141 @@
+package recipes
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/tumblestream/tumble"
+)
+
+// A Webhook posts windows, some counts at a time. Each request has a header
+// Idempotency-Key, the same whenever the same counts are posted again: after an answer
+// that did not arrive, and after a crash between the answer and the cursor. A receiver
+// that does nothing for a key that it has seen does everything once.
+type Webhook struct {
+	URL  string
+	Name string       // of the counts; it is part of the keys
+	File string       // that keeps the cursor; one for each URL and Name
+	Size int          // counts in a request; default: 1,000
+	HTTP *http.Client // default: one that waits 10 s for an answer
+}
+
+// A Request is the body of one.
+type Request struct {
+	Name   string    `json:"name"`
+	Start  time.Time `json:"start"`
+	End    time.Time `json:"end"`
+	Part   int       `json:"part"` // from 1
+	Parts  int       `json:"parts"`
+	Counts []Row     `json:"counts"`
+}
+
+// Cursor reads the file.
+func (h *Webhook) Cursor(context.Context) (string, error) {
+	text, err := os.ReadFile(h.File)
+	if errors.Is(err, os.ErrNotExist) {
+		return "", nil
+	}
+	return strings.TrimSpace(string(text)), err
+}
+
+// Move writes the file: a new one in its place, so that there is always a whole one.
+func (h *Webhook) Move(_ context.Context, cursor string) error {
+	file, err := os.CreateTemp(filepath.Dir(h.File), filepath.Base(h.File)+".*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(file.Name()) // of one that did not come into its place
+	_, err = file.WriteString(cursor + "\n")
+	if err = errors.Join(err, file.Sync(), file.Close()); err != nil {
+		return err
+	}
+	return os.Rename(file.Name(), h.File)
+}
+
+// Write posts a window, and keeps the cursor once all of it has been taken.
+func (h *Webhook) Write(ctx context.Context, t tumble.Total, counts []tumble.Count) error {
+	size := cmp.Or(h.Size, 1000)
+	request := Request{Name: h.Name, Start: t.Start.UTC(), End: t.End.UTC(), Parts: max(1, (len(counts)+size-1)/size)}
+	for request.Part = 1; request.Part <= request.Parts; request.Part++ {
+		request.Counts = []Row{}
+		for _, c := range counts[(request.Part-1)*size : min(request.Part*size, len(counts))] {
+			request.Counts = append(request.Counts, Row{c.Key, c.Start.UTC(), c.N})
+		}
+		if err := h.post(ctx, request, t.Term); err != nil {
+			return err
+		}
+	}
+	return h.Move(ctx, t.Cursor)
+}
+
+// ErrRefused is wrapped by the error of a request that the receiver will not take,
+// however often it comes.
+var ErrRefused = errors.New("the receiver refuses the request")
+
+// post posts until the receiver has answered that it has the request. The key names the
+// term: what was counted again after a loss of the store is another request.
+func (h *Webhook) post(ctx context.Context, request Request, term uint64) error {
+	body, err := json.Marshal(request)
+	if err != nil {
+		return err
+	}
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s %s %016x %d/%d", request.Name, request.Start.Format(time.RFC3339Nano), term, request.Part, request.Parts))
+	key := hex.EncodeToString(sum[:16])
+	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 30*time.Second) {
+		again, err := h.try(ctx, body, key)
+		if err == nil {
+			return nil
+		}
+		if again < 0 || ctx.Err() != nil {
+			return fmt.Errorf("%s: %w", h.URL, err)
+		}
+		select {
+		case <-time.After(max(wait, again)):
+		case <-ctx.Done():
+			return fmt.Errorf("%s: %w", h.URL, errors.Join(ctx.Err(), err))
+		}
+	}
+}
+
+// try posts once. After an error it returns how long the receiver wants to be left alone,
+// or a negative time if there is no use in trying again.
+func (h *Webhook) try(ctx context.Context, body []byte, key string) (again time.Duration, err error) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, h.URL, bytes.NewReader(body))
+	if err != nil {
+		return -1, err
+	}
+	r.Header.Set("Content-Type", "application/json")
+	r.Header.Set("Idempotency-Key", `"`+key+`"`) // a string of structured fields: RFC 9651
+	client := h.HTTP
+	if client == nil {
+		client = &http.Client{Timeout: 10 * time.Second}
+	}
+	answer, err := client.Do(r)
+	if err != nil {
+		return 0, err
+	}
+	defer answer.Body.Close()
+	said, _ := io.ReadAll(io.LimitReader(answer.Body, 200))
+	switch code := answer.StatusCode; {
+	case code/100 == 2:
+		return 0, nil
+	case code == http.StatusRequestTimeout || code == http.StatusTooManyRequests || code/100 == 5:
+		seconds, _ := strconv.Atoi(answer.Header.Get("Retry-After")) // a date is 0: our own wait
+		return time.Duration(max(0, min(seconds, 600))) * time.Second, fmt.Errorf("%s: %s", answer.Status, said)
+	default:
+		return -1, fmt.Errorf("%w: %s: %s", ErrRefused, answer.Status, said)
+	}
+}
