@@ -113,8 +113,8 @@ var rangeCommand = command{
 }
 
 var watchCommand = command{
-	name: "watch", args: "NAME", about: "shows the highest counts of the current window, again and again",
-	help: "With -json it prints a line for each look. It ends with Ctrl-C.\n",
+	name: "watch", args: "NAME", about: "shows the newest window, again and again: its total and its highest counts",
+	help: "The newest window is the one that holds the highest watermark. While the store is away it says so and\ngoes on. With -json it prints a line for each look. It ends with Ctrl-C.\n",
 	define: func(fs *flag.FlagSet) func(context.Context, *tool, []string) error {
 		every := fs.Duration("every", time.Second, "how long between two looks")
 		n := fs.Int("n", 10, "how many keys")
@@ -128,21 +128,32 @@ var watchCommand = command{
 			}
 			tick := time.NewTicker(*every)
 			defer tick.Stop()
-			for {
-				page, err := sink.Top(ctx, time.Now(), *n)
-				if err != nil {
-					return err
+			for seen := false; ; {
+				page, total, err := newest(ctx, sink, *n)
+				if ctx.Err() != nil {
+					return nil
 				}
+				if err != nil && !seen {
+					return err // what it never could read is a wrong name, or a wrong address
+				}
+				seen = true
 				if !t.json {
 					fmt.Fprint(t.out, "\x1b[H\x1b[2J") // home, and clear
 				}
-				err = t.print(map[string]any{"start": page.Start, "end": page.End, "state": page.State, "top": countsOf(page.Counts)}, func(w io.Writer) {
-					fmt.Fprintf(w, "%s\t%s\t%s\n", args[0], program.ShortMinute(page.Start), page.State)
+				shown := map[string]any{"start": page.Start, "end": page.End, "state": page.State, "keys": total.Keys, "n": total.N, "top": countsOf(page.Counts)}
+				if err != nil {
+					shown = map[string]any{"error": program.Line(err.Error())}
+				}
+				if err := t.print(shown, func(w io.Writer) {
+					if err != nil {
+						fmt.Fprintf(w, "%s\tcannot be read now: %s\n", args[0], program.Line(err.Error()))
+						return
+					}
+					fmt.Fprintf(w, "%s\t%s, %s\t%d in %d keys\n\n", args[0], program.ShortMinute(page.Start), page.State, total.N, total.Keys)
 					for _, c := range page.Counts {
 						fmt.Fprintf(w, "%s\t%d\t%s\n", program.Line(c.Key), c.N, strings.Repeat("█", int(1+39*c.N/page.Counts[0].N)))
 					}
-				})
-				if err != nil {
+				}); err != nil {
 					return err
 				}
 				select {
@@ -153,6 +164,32 @@ var watchCommand = command{
 			}
 		}
 	},
+}
+
+// newest reads the window that holds the highest watermark, or the clock's if there is
+// none: the events need not be of now.
+func newest(ctx context.Context, r tumble.Reader, n int) (page tumble.Page, total tumble.Total, err error) {
+	p, err := r.Progress(ctx)
+	if err != nil {
+		return page, total, err
+	}
+	var at time.Time
+	for _, part := range p.Partitions {
+		if part.Watermark.After(at) {
+			at = part.Watermark
+		}
+	}
+	if at.IsZero() {
+		at = time.Now()
+	}
+	if page, err = r.Top(ctx, at, n); err != nil {
+		return page, total, err
+	}
+	totals, err := r.Windows(ctx, page.Start, page.End)
+	if len(totals) > 0 {
+		total = totals[0]
+	}
+	return page, total, err
 }
 
 // instant parses a time on the command line.

@@ -107,12 +107,25 @@ func TestWatch(t *testing.T) {
 	}()
 	decoder := json.NewDecoder(reader)
 	for range 3 {
-		var look struct{ State string }
+		var look struct {
+			Start   time.Time
+			State   string
+			N, Keys int64
+			Top     []count
+		}
 		require.NoError(t, decoder.Decode(&look))
+		require.Equal(t, "2023-10-01T12:01:00Z", look.Start.Format(time.RFC3339), "the clicks are old")
 		require.Equal(t, "open", look.State)
+		require.EqualValues(t, 2, look.N)
+		require.EqualValues(t, 2, look.Keys)
+		require.Equal(t, []string{"ada", "eve\n"}, []string{look.Top[0].Key, look.Top[1].Key})
 	}
 	cancel()
 	require.Zero(t, <-done)
+
+	_, errs, code := call(t, "", "-redis", server, "watch", name+"-none")
+	require.Equal(t, 1, code)
+	require.Contains(t, errs, "nothing is stored under this name")
 }
 
 func TestDrop(t *testing.T) {
