@@ -47,6 +47,15 @@ type Config struct {
 	// "tumble".
 	ClientID string
 
+	// Rack is where this process is, as brokers name it in broker.rack: the
+	// availability zone, usually. Brokers with a replica.selector.class for it
+	// then name a replica to read from that is in the same rack, if it has what is
+	// asked for (KIP-392), which saves traffic between zones. That the end of the log is
+	// reached only the leader says, who is asked whenever a replica has no more.
+	// Records come a little later, as a replica learns from the leader's next answer
+	// what is committed. Defaults to reading from leaders.
+	Rack string
+
 	// Topic is the topic to read. It must exist: reading never creates it.
 	Topic string
 	// Group is a consumer group that shares the partitions out between processes.

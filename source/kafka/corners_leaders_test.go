@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -65,6 +66,7 @@ func startBrokers(t testing.TB) (cluster, []*broker) {
 			"listeners=" + listeners, "advertised.listeners=PLAINTEXT://" + b.addr, "controller.listener.names=CONTROLLER",
 			"listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT", "log.dirs=" + filepath.Join(dir, "log"),
 			"broker.session.timeout.ms=3000", "broker.heartbeat.interval.ms=500", "group.initial.rebalance.delay.ms=0",
+			"broker.rack=" + rack(b.id), "replica.selector.class=org.apache.kafka.common.replica.RackAwareReplicaSelector",
 			"offsets.topic.num.partitions=3", "auto.leader.rebalance.enable=false", "controlled.shutdown.enable=false",
 		}
 		require.NoError(t, os.WriteFile(b.properties, []byte(strings.Join(lines, "\n")), 0o600))
@@ -99,6 +101,9 @@ func startBrokers(t testing.TB) (cluster, []*broker) {
 	}, patience, 200*time.Millisecond)
 	return c, brokers
 }
+
+// rack is where a broker is.
+func rack(broker int) string { return fmt.Sprint("rack-", broker) }
 
 func (b *broker) start(jars string) error {
 	b.cmd = exec.Command("java", "-Xmx256m", "-XX:TieredStopAtLevel=1", "-Dlog4j2.level=WARN", "-cp", jars, "kafka.Kafka", b.properties)
@@ -218,12 +223,26 @@ func TestLeadersMoveOnRealBrokers(t *testing.T) {
 	cfg := c.config(topic)
 	cfg.Group, cfg.SessionTimeout = newTopic(), 6*time.Second
 	member := follow(t, cfg, nil)
+	cfg = c.config(topic)
+	cfg.Rack = rack(3)
+	bytes := make(map[int32]*atomic.Int64)
+	for _, b := range brokers {
+		bytes[int32(b.id)] = new(atomic.Int64)
+	}
+	s, err := New(cfg)
+	require.NoError(t, err)
+	s.delivered = func(broker int32, n int) { bytes[broker].Add(int64(n)) }
+	near := followSource(t, s, nil)
+	// share is what came from other racks since it was asked before, and from its own.
+	share := func() (distant, near int64) {
+		return bytes[1].Swap(0) + bytes[2].Swap(0), bytes[3].Swap(0)
+	}
 
 	// progress is made if every partition is read on by both.
 	progress := func(why string) {
 		t.Helper()
 		begin := time.Now()
-		for _, tl := range []*tail{alone, member} {
+		for _, tl := range []*tail{alone, member, near} {
 			var had map[string]int64
 			next := func() map[string]int64 {
 				tl.mu.Lock()
@@ -249,6 +268,15 @@ func TestLeadersMoveOnRealBrokers(t *testing.T) {
 		t.Logf("%s: read on after %v, leaders %v", why, time.Since(begin).Round(time.Millisecond), c.leaders(t, topic))
 	}
 	progress("start")
+	share()
+	progress("from the same rack")
+	distant, close := share()
+	require.Greater(t, close, 20*distant, "bytes from its own rack, and from others")
+	require.Eventually(t, func() bool { // although the replica's end is behind the leader's
+		near.mu.Lock()
+		defer near.mu.Unlock()
+		return near.caught[fmt.Sprint(topic, "/0")]
+	}, patience, time.Millisecond)
 	for shift := 1; shift <= 2; shift++ {
 		require.Eventually(t, func() bool { return c.prefer(t, topic, partitions, shift) }, patience, 200*time.Millisecond)
 		progress(fmt.Sprint("moved by ", shift))
@@ -288,9 +316,11 @@ func TestLeadersMoveOnRealBrokers(t *testing.T) {
 		}
 		return all
 	}
-	alone.await(t, total)
-	require.Equal(t, total, len(alone.snapshot()), "none comes twice")
-	require.True(t, reflect.DeepEqual(want, got(alone)), "in order")
+	for _, tl := range []*tail{alone, near} {
+		tl.await(t, total)
+		require.Equal(t, total, len(tl.snapshot()), "none comes twice")
+		require.True(t, reflect.DeepEqual(want, got(tl)), "in order")
+	}
 	require.Eventually(t, func() bool {
 		n := 0
 		for _, values := range got(member) {

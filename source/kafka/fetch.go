@@ -11,7 +11,8 @@ import (
 	"github.com/tumblestream/tumble/source/kafka/internal/wire"
 )
 
-// A loop asks one broker for the records of the partitions that it leads.
+// A loop asks one broker for the records of the partitions that it leads, and of those
+// whose leaders sent us to it.
 type loop struct {
 	f      *fetcher
 	broker int32
@@ -58,6 +59,9 @@ func (l *loop) run(ctx context.Context) {
 		}
 		retry.tries = 0
 		n := l.deliver(asks, req, asOf)
+		if told := l.f.src.delivered; told != nil {
+			told(l.broker, n)
+		}
 		if rest = 0; n < small && (n > 0 || time.Since(asOf) < pace) {
 			rest = pace
 		}
@@ -81,7 +85,10 @@ func (l *loop) prepare() ([]ask, *fetchRequest, time.Duration) {
 	wait := f.src.cfg.MaxWait
 	for _, p := range f.parts {
 		d := &p.feed
-		if d.leader != l.broker {
+		if d.replica >= 0 && now.After(d.returns) && !d.asked {
+			f.readFrom(p, -1)
+		}
+		if d.broker() != l.broker {
 			continue
 		}
 		if now.Sub(d.changed) < settling {
@@ -119,7 +126,7 @@ func (l *loop) prepare() ([]ask, *fetchRequest, time.Duration) {
 	total = max(min(total, maxAnswer, room), minPiece)
 	f.pending += total
 	return asks, &fetchRequest{
-		pool: f.pool, topic: f.src.cfg.Topic, id: f.layout.id, asks: asks,
+		pool: f.pool, topic: f.src.cfg.Topic, rack: f.src.cfg.Rack, id: f.layout.id, asks: asks,
 		wait: wait, total: total, limit: f.src.cfg.MaxBatchBytes,
 	}, 0
 }
@@ -166,6 +173,10 @@ func (l *loop) failed(asks []ask, err error) {
 	for _, a := range asks {
 		if d := &a.p.feed; d.turn == a.turn {
 			d.asked = false
+			if l.broker != d.leader {
+				f.readFrom(a.p, -1)
+				continue
+			}
 			d.trouble(err)
 		}
 	}
@@ -191,7 +202,9 @@ func (l *loop) deliver(asks []ask, req *fetchRequest, asOf time.Time) (bytes int
 	for _, a := range asks {
 		if d := &a.p.feed; d.turn == a.turn && d.asked {
 			d.asked = false // the broker left it out
-			if bytes == 0 { // and not because the answer was full
+			if l.broker != d.leader {
+				f.readFrom(a.p, -1)
+			} else if bytes == 0 { // and not because the answer was full
 				d.trouble(fmt.Errorf("broker %d does not answer for it", l.broker))
 				d.notUntil = time.Now().Add(retryAfter)
 			}
@@ -204,6 +217,14 @@ func (l *loop) deliver(asks []ask, req *fetchRequest, asOf time.Time) (bytes int
 func (l *loop) accept(a ask, got fetched, asOf time.Time) {
 	d := &a.p.feed
 	d.asked = false
+	replica := l.broker != d.leader
+	// What a replica refuses the leader decides. And when it has no more, the leader says
+	// whether that is all.
+	if replica && (got.code != 0 || got.diverges || got.buf == nil) {
+		got.free()
+		l.f.readFrom(a.p, -1)
+		return
+	}
 	if got.code != 0 {
 		got.free()
 		err := codeError(got.code)
@@ -228,7 +249,14 @@ func (l *loop) accept(a ask, got fetched, asOf time.Time) {
 		return
 	}
 	d.stuck = nil
-	d.end, d.asOf = got.high, asOf
+	if replica {
+		d.end = max(d.end, got.high) // as of when the leader was asked, or later
+	} else {
+		d.end, d.asOf = got.high, asOf
+	}
+	if !replica && got.replica >= 0 && got.replica != l.broker {
+		l.f.readFrom(a.p, got.replica)
+	}
 	d.news.send()
 	if got.large > 0 {
 		d.err = fmt.Errorf("%w (%d of %d bytes)", errTooLarge, got.large, l.f.src.cfg.MaxBatchBytes)

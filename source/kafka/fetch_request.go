@@ -26,6 +26,7 @@ type fetched struct {
 	high      int64
 	diverges  bool // the broker does not find the last epoch where it was said to be
 	aborted   []abortedTxn
+	replica   int32   // that the leader would have us read from, -1 for none
 	buf       *buffer // nil: no records
 	large     int     // size of the records if they were too many to take
 }
@@ -42,6 +43,7 @@ func (g *fetched) free() {
 type fetchRequest struct {
 	pool  *pool
 	topic string
+	rack  string
 	id    topicID
 	asks  []ask
 	wait  time.Duration
@@ -83,8 +85,8 @@ func (r *fetchRequest) request(broker int32, api wire.API) *wire.Request {
 		b.Tags()
 	}
 	b.Tags()
-	b.Count(0)    // no forgotten topics
-	b.Compact("") // no rack
+	b.Count(0) // no forgotten topics
+	b.Compact(r.rack)
 	b.Tags()
 	return &wire.Request{API: api, Node: broker, Timeout: r.wait + answerWithin, Body: b, Into: r}
 }
@@ -131,7 +133,7 @@ func (r *fetchRequest) readPartition(in *wire.Reader) fetched {
 		one.aborted = append(one.aborted, abortedTxn{in.Int64(), in.Int64()})
 		in.Tags()
 	}
-	in.Int32()                       // preferred replica
+	one.replica = in.Int32()
 	if n := in.Size(); n > r.limit { // a broker sends the first batch whole
 		one.large = n
 		in.Skip(n)

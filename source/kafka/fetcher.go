@@ -33,6 +33,9 @@ const (
 	refreshEvery = 5 * time.Second
 	// answerWithin is a broker's time for an answer, on top of its wait.
 	answerWithin = 30 * time.Second
+	// replicaFor is how long a replica is read before the leader is asked again which is
+	// the best. It is asked sooner when the replica has no more, or fails.
+	replicaFor = time.Minute
 	// An error is shown once it has lasted for so long. A change of leaders
 	// takes less.
 	showAfter = 500 * time.Millisecond
@@ -57,6 +60,8 @@ type feed struct {
 	learned  time.Time // when log was the topic's
 	leader   int32
 	epoch    int32       // of that leader
+	replica  int32       // that is read in its place, -1 for none
+	returns  time.Time   // to the leader, to hear whether another replica is better
 	approved approval    // by Resume
 	vetted   int32       // leader epoch for which (want, last) is valid
 	suspect  bool        // an answer contradicts (want, last)
@@ -195,13 +200,19 @@ func (f *fetcher) apply(ctx context.Context, lay topicLayout, asked time.Time, l
 	for _, p := range f.parts {
 		f.place(p)
 	}
-	for _, l := range lay.partitions {
-		if l.leader < 0 || f.loops[l.leader] != nil {
-			continue
+	start := func(broker int32) {
+		if broker < 0 || f.loops[broker] != nil {
+			return
 		}
-		loop := &loop{f: f, broker: l.leader, wake: newSignal()}
-		f.loops[l.leader] = loop
+		loop := &loop{f: f, broker: broker, wake: newSignal()}
+		f.loops[broker] = loop
 		loops.Go(func() { loop.run(ctx) })
+	}
+	for _, l := range lay.partitions {
+		start(l.leader)
+	}
+	for _, p := range f.parts {
+		start(p.feed.replica)
 	}
 	for _, loop := range f.loops {
 		loop.wake.send()
@@ -224,6 +235,7 @@ func (f *fetcher) place(p *partition) {
 		d.asked = false
 		d.notUntil = time.Time{}
 		d.changed = time.Now()
+		d.replica = -1
 	}
 	d.leader, d.epoch = l.leader, l.epoch
 	if d.log == (topicID{}) {
@@ -246,7 +258,7 @@ func (f *fetcher) add(n int32) *partition {
 	p.reader.unpack = unpacker{pool: f.pool, limit: s.cfg.MaxBatchBytes}
 	d := &p.feed
 	d.news = newSignal()
-	d.leader, d.epoch, d.vetted = -1, -1, unvetted
+	d.leader, d.epoch, d.replica, d.vetted = -1, -1, -1, unvetted
 	d.want, d.last, d.end, d.asOf = -1, -1, -1, time.Now()
 	p.shown, p.spoke = p.feed.asOf, p.feed.asOf
 	s.mu.Lock()
@@ -331,9 +343,29 @@ func (f *fetcher) log(p *partition) topicID {
 }
 
 func (f *fetcher) nudge(p *partition) {
-	if loop := f.loops[p.feed.leader]; loop != nil {
+	if loop := f.loops[p.feed.broker()]; loop != nil {
 		loop.wake.send()
 	}
+}
+
+// broker returns the one to ask: the leader, or a replica in its place. While it is in
+// doubt whether the log holds the position only the leader is asked.
+func (d *feed) broker() int32 {
+	if d.replica >= 0 && !d.unvetted() {
+		return d.replica
+	}
+	return d.leader
+}
+
+// readFrom makes d be read from a replica in the leader's place for a while, or from the
+// leader again, -1. f.mu is held.
+func (f *fetcher) readFrom(p *partition, replica int32) {
+	d := &p.feed
+	d.replica, d.returns = replica, time.Now().Add(replicaFor)
+	if f.loops[d.broker()] == nil {
+		f.refresh.send() // apply starts one
+	}
+	f.nudge(p)
 }
 
 // A state is the news of a partition without a segment.

@@ -39,6 +39,8 @@ type Source struct {
 
 	pool    *pool // of prefetched records
 	rejects rejectLog
+
+	delivered func(broker int32, bytes int) // told of each answer with records; for tests
 }
 
 const (

@@ -200,4 +200,10 @@ var ofSources = []directed{
 	{"TestFetchAnswer", mutation{"an answer that was given up", "source/kafka/fetch_request.go", "if r.abandoned {", "if false {", "writes into a buffer that is used again"}},
 	{"TestTooOldBroker", mutation{"a broker that is too old", "source/kafka/errors.go", "!errors.Is(err, wire.ErrOld) &&", "", "tries for ever what cannot work"}},
 	{"TestSourceOnFakeCluster/Latest", mutation{"said once", "source/kafka/source.go", "s.latest.CompareAndSwap(false, true)", "true", "says at every listing where counting starts"}},
+	{"TestRackReplicaRefuses/another", mutation{"what a replica refuses the leader decides", "source/kafka/fetch.go", "if replica && (got.code != 0 || got.diverges || got.buf == nil) {", "if replica && false {", "takes a replica that is behind for a log that was cut"}},
+	{"TestRackReplicaBehind", mutation{"a replica's end is not the log's", "source/kafka/fetch.go", "d.end = max(d.end, got.high) // as of when the leader was asked, or later", "d.end, d.asOf = got.high, asOf", "says that the end is reached before it is"}},
+	{"TestRackReplicaGone", mutation{"a replica that does not answer", "source/kafka/fetch.go", "if l.broker != d.leader {\n\t\t\t\tf.readFrom(a.p, -1)\n\t\t\t} else if bytes", "if false {\n\t\t\t\tf.readFrom(a.p, -1)\n\t\t\t} else if bytes", "stays with a replica that has nothing"}},
+	{"TestRackReturns", mutation{"back to the leader after a while", "source/kafka/fetch.go", "d.replica >= 0 && now.After(d.returns) && !d.asked", "false && now.After(d.returns)", "stays with a replica that is not the best any more"}},
+	{"TestRackReturns", mutation{"in doubt only the leader", "source/kafka/fetcher.go", "if d.replica >= 0 && !d.unvetted() {", "if d.replica >= 0 {", "asks a replica whether the log was cut"}},
+	{"TestRackReturns", mutation{"a new leader names its own replica", "source/kafka/fetcher.go", "\t\td.replica = -1\n", "", "reads from a replica that nobody named"}},
 }
