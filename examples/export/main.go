@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"os"
 
-	"github.com/tumblestream/tumble"
 	"github.com/tumblestream/tumble/internal/program"
 	"github.com/tumblestream/tumble/internal/redisdial"
 	"github.com/tumblestream/tumble/sink/redis"
@@ -19,18 +18,9 @@ var (
 	noCache  = redisdial.NoCache()
 	name     = program.Flag("name", "clickstream", "`name` of the counts in Redis", program.Text)
 	database = program.Flag("db", "finals.db", "`database` to write to: an SQLite file, or postgres://user:password@host/database", program.Text)
-	window   = program.Flag("window", "", "`length` of the windows to export, such as 1h, one of those that are counted; empty: the finest", windowOrNone)
+	window   = program.Flag("window", "", "`length` of the windows to export, such as 1h, one of those that are counted; empty: the finest", program.Level)
 	closed   = flag.Bool("closed", false, "export windows once they are closed, for counts without -drop-late: an event that comes later still is not exported")
 )
-
-// windowOrNone parses a window; nil is the finest that is counted.
-func windowOrNone(s string) (*tumble.Window, error) {
-	if s == "" {
-		return nil, nil
-	}
-	w, err := tumble.ParseWindow(s)
-	return &w, err
-}
 
 func main() {
 	program.Main("export", "writes final windows into a database, each row exactly once.", run)

@@ -27,7 +27,7 @@ var (
 	noCache = redisdial.NoCache()
 	name    = program.Flag("name", "clickstream", "`name` of the counts in Redis", program.Text)
 	key     = flag.String("key", "", "`key` to forecast; empty: all of them together")
-	window  = program.Flag("window", "", "`length` of the windows, such as 1h, one of those that are counted; empty: the finest", windowOrNone)
+	window  = program.Flag("window", "", "`length` of the windows, such as 1h, one of those that are counted; empty: the finest", program.Level)
 	season  = program.Flag("season", "24", "`number` of windows after which the same comes again: 24 hours, 7 days", program.Int(2, 100_000))
 	ahead   = program.Flag("ahead", "24", "`number` of windows to forecast", program.Int(1, 10_000))
 	seasons = program.Flag("seasons", "8", "`number` of seasons to learn from, and as many more as are tried out", program.Int(2, 1000))
@@ -35,15 +35,6 @@ var (
 	address = program.Flag("serve", "", "`address` to show the live page on, with the forecast; empty: print it and end", addressOrNone)
 	asJSON  = flag.Bool("json", false, "print JSON")
 )
-
-// windowOrNone parses a window; nil is the finest that is counted.
-func windowOrNone(s string) (*tumble.Window, error) {
-	if s == "" {
-		return nil, nil
-	}
-	w, err := tumble.ParseWindow(s)
-	return &w, err
-}
 
 func addressOrNone(s string) (string, error) {
 	if s == "" {

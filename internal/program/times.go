@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/tumblestream/tumble"
 )
 
 // MinuteLayout is the short form of a time that is a whole minute, in UTC.
@@ -64,6 +66,15 @@ func Retention(s string) (time.Duration, error) {
 		return 0, bad
 	}
 	return time.Duration(n)*24*time.Hour + d, nil
+}
+
+// Level parses the window of a level; nil, for an empty text, is the finest that is counted.
+func Level(s string) (*tumble.Window, error) {
+	if s == "" {
+		return nil, nil
+	}
+	w, err := tumble.ParseWindow(s)
+	return &w, err
 }
 
 // OrNull returns an instant in UTC, which is null in JSON if there is none.

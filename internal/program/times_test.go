@@ -42,3 +42,14 @@ func TestShortMinute(t *testing.T) {
 	require.Equal(t, "2023-10-01T12:34", ShortMinute(at))
 	require.Equal(t, "2023-10-01T12:34:05Z", ShortMinute(at.Add(5*time.Second)))
 }
+
+func TestLevel(t *testing.T) {
+	w, err := Level("")
+	require.NoError(t, err)
+	require.Nil(t, w)
+	w, err = Level("1h")
+	require.NoError(t, err)
+	require.Equal(t, time.Hour, w.Size)
+	_, err = Level("soon")
+	require.ErrorContains(t, err, `"soon"`)
+}

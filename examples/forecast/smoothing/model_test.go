@@ -27,8 +27,8 @@ func flights(t *testing.T) (series []float64) {
 	return series
 }
 
-// statsmodels are its figures for the flights, by season.
-func statsmodels(t *testing.T) map[int]struct {
+// figures are what statsmodels says of the flights with one season.
+type figures struct {
 	Fixed struct {
 		FittedValues []float64 `json:"fitted_values"`
 		Forecast     []float64
@@ -39,23 +39,12 @@ func statsmodels(t *testing.T) map[int]struct {
 		Weights []float64
 	}
 	BacktestMAE float64 `json:"backtest_mae"`
-} {
+}
+
+func statsmodels(t *testing.T) map[int]figures {
 	text, err := os.ReadFile("testdata/statsmodels.json")
 	require.NoError(t, err)
-	var all struct {
-		Seasons map[int]struct {
-			Fixed struct {
-				FittedValues []float64 `json:"fitted_values"`
-				Forecast     []float64
-				SSE          float64
-			}
-			Fitted struct {
-				SSE     float64
-				Weights []float64
-			}
-			BacktestMAE float64 `json:"backtest_mae"`
-		}
-	}
+	var all struct{ Seasons map[int]figures }
 	require.NoError(t, json.Unmarshal(text, &all))
 	require.Len(t, all.Seasons, 2)
 	return all.Seasons
