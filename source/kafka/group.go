@@ -167,7 +167,7 @@ func (g *group) belong(ctx, beating context.Context, shares newest) error {
 		if err != nil {
 			return err
 		}
-		g.log.Info("joined", "generation", a.generation, "member", a.memberID, "leader", a.leads, "partitions", a.partitions)
+		g.log.Info("joined", "generation", a.generation, "member", a.memberID, "leader", a.leads, "partitions", string(sharesOf(a.partitions)))
 		g.unsure.Store(false)
 		shares.put(a.assignment)
 		err = g.stay(ctx, beating, a, lease)
