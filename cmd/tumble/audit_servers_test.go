@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -68,10 +69,31 @@ func TestAudit(t *testing.T) {
 	require.Zero(t, code, "%s %s", out, errs)
 	require.Regexp(t, `^51 windows, \d+ counts, 0 differences\n$`, out)
 
-	// What was written since is not counted, and no difference.
+	// What was written since is not counted, and no difference. It is the lag.
+	lag := func() (sum int64) {
+		t.Helper()
+		out, errs, code := call(t, "", "-redis", server, "show", name, "-brokers", brokers, "-topic", name, "-json")
+		require.Zero(t, code, "%s %s", out, errs)
+		var s shown
+		require.NoError(t, json.Unmarshal([]byte(out), &s))
+		require.Len(t, s.Partitions, 3)
+		for _, p := range s.Partitions {
+			require.NotNil(t, p.Lag, p.Partition)
+			sum += *p.Lag
+		}
+		return sum
+	}
+	require.Zero(t, lag())
 	require.NoError(t, writer.WriteMessages(t.Context(), messages[:500]...))
 	out, errs, code = audit()
 	require.Zero(t, code, "%s %s", out, errs)
+	require.EqualValues(t, 500, lag())
+	out, _, code = call(t, "", "-redis", server, "show", name)
+	require.Zero(t, code)
+	require.NotContains(t, out, "lag", "no brokers were given")
+	_, errs, code = call(t, "", "-redis", server, "show", name, "-brokers", brokers, "-topic", name+"x")
+	require.Equal(t, 1, code)
+	require.Contains(t, errs, "does not exist")
 
 	change := func(window time.Time, field string, to int64) {
 		t.Helper()

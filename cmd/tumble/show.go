@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/tumblestream/tumble"
+	"github.com/tumblestream/tumble/internal/kafkadial"
 	"github.com/tumblestream/tumble/internal/program"
 )
 
@@ -41,16 +42,34 @@ type shownPartition struct {
 	Offset    int64      `json:"offset"`
 	Watermark *time.Time `json:"watermark"`
 	Ended     bool       `json:"ended"`
+	Lag       *int64     `json:"lag"` // null: no brokers are given, or the topic has no such partition
 }
 
 var showCommand = command{
 	name: "show", args: "NAME", about: "shows what is stored under a name, and how far it is counted",
-	help: "It looks at every key, to tell how much memory they take.\n",
-	define: func(*flag.FlagSet) func(context.Context, *tool, []string) error {
+	help: "It looks at every key, to tell how much memory they take. With -brokers it tells how many records of each partition are\nnot yet counted.\n",
+	define: func(fs *flag.FlagSet) func(context.Context, *tool, []string) error {
+		brokers := fs.String("brokers", "", "`addresses` of Kafka brokers, separated by commas; empty: no lag is shown")
+		topic := fs.String("topic", "clickstream", "`name` of the topic")
 		return func(ctx context.Context, t *tool, args []string) error {
+			var addresses []string
+			if *brokers != "" {
+				var err error
+				if addresses, err = program.Addresses(*brokers); err != nil {
+					return usagef("show: -brokers: %w", err)
+				}
+			}
 			sink, def, err := t.stored(ctx, args[0])
 			if err != nil {
 				return err
+			}
+			var ends map[string]int64
+			if addresses != nil {
+				log := kafkadial.New(addresses, *topic)
+				defer log.Close()
+				if ends, err = log.Ends(ctx); err != nil {
+					return err
+				}
 			}
 			size, err := sink.Size(ctx)
 			if err != nil {
@@ -74,7 +93,12 @@ var showCommand = command{
 				return err
 			}
 			for _, part := range p.Partitions {
-				s.Partitions = append(s.Partitions, shownPartition{part.ID, part.Offset, program.OrNull(part.Watermark), part.Ended})
+				one := shownPartition{Partition: part.ID, Offset: part.Offset, Watermark: program.OrNull(part.Watermark), Ended: part.Ended}
+				if end, ok := ends[part.ID]; ok {
+					lag := max(0, end-part.Offset)
+					one.Lag = &lag
+				}
+				s.Partitions = append(s.Partitions, one)
 			}
 			return t.print(s, func(w io.Writer) { s.write(w) })
 		}
@@ -92,7 +116,11 @@ func (s shown) write(w io.Writer) {
 		if p.Ended {
 			ended = "ended"
 		}
-		fmt.Fprintf(w, "%s\toffset %d\twatermark %s\t%s\n", program.Line(p.Partition), p.Offset, instantOr(p.Watermark), ended)
+		lag := ""
+		if p.Lag != nil {
+			lag = fmt.Sprintf("lag %d", *p.Lag)
+		}
+		fmt.Fprintf(w, "%s\toffset %d\twatermark %s\t%s\t%s\n", program.Line(p.Partition), p.Offset, instantOr(p.Watermark), lag, ended)
 	}
 }
 

@@ -36,6 +36,41 @@ func New(brokers []string, topic string) *Topic {
 // Close closes the connections.
 func (t *Topic) Close() { t.Transport.CloseIdleConnections() }
 
+// Ends returns where the partitions end, by the IDs that package kafka gives them.
+func (t *Topic) Ends(ctx context.Context) (ends map[string]int64, err error) {
+	if _, err := t.Find(ctx, false); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("kafka %s: topic %q: %w", strings.Join(t.Brokers, ","), t.Name, err)
+		}
+	}()
+	client := &kafka.Client{Addr: kafka.TCP(t.Brokers...), Transport: t.Transport}
+	meta, err := client.Metadata(ctx, &kafka.MetadataRequest{Topics: []string{t.Name}})
+	if err != nil {
+		return nil, err
+	}
+	var asks []kafka.OffsetRequest
+	for _, p := range meta.Topics[0].Partitions {
+		asks = append(asks, kafka.LastOffsetOf(p.ID))
+	}
+	answer, err := client.ListOffsets(ctx, &kafka.ListOffsetsRequest{Topics: map[string][]kafka.OffsetRequest{t.Name: asks}})
+	if err != nil {
+		return nil, err
+	}
+	ends = map[string]int64{}
+	for _, p := range answer.Topics[t.Name] {
+		if p.Error != nil {
+			return nil, fmt.Errorf("partition %d: %w", p.Partition, p.Error)
+		}
+		ends[fmt.Sprintf("%s/%d", t.Name, p.Partition)] = p.LastOffset
+	}
+	return ends, nil
+}
+
 // Find returns an error unless the topic exists. It creates a missing one with the
 // broker's defaults if create says so, and then returns the number of its partitions,
 // otherwise 0.
