@@ -328,9 +328,17 @@ func (c *consumer) read(ch Chunk) {
 		s.Pending += n - r.replayed
 		r.held.add(s)
 	})
+	var waited string
 	p.books.of(c.id, func(s *PartitionStats) {
+		waited = s.Waits
 		s.Offset, s.End, s.Watermark, s.CaughtUp = c.agg.pos, ch.End, c.agg.wm.time(), ch.End >= 0 && c.agg.pos >= ch.End
+		s.Waits = ch.Waits
 	})
+	if ch.Waits != "" && ch.Waits != waited {
+		if silence, ok := p.waits.Now(); ok { // a quota holds up all partitions at once
+			p.cfg.Logger.Warn("a partition waits", "partition", c.id, "for", ch.Waits, "unreported", silence)
+		}
+	}
 }
 
 // arm schedules the next flush if there is something to flush.

@@ -43,6 +43,10 @@ type Chunk struct {
 	// AsOf is when the request was sent that learned End.
 	AsOf time.Time
 
+	// Waits says what holds reading up although the log goes on, in words for who
+	// operates it: a quota, an open transaction. "" if nothing does.
+	Waits string
+
 	// Records that gave no event. Each is reported once, however often it is read.
 	Rejected int64 // could not be understood
 	Skipped  int64 // hold nothing to count, such as a tombstone

@@ -39,10 +39,12 @@ type Stats struct {
 	Conflicts  int64 // Conflicts is the number of batches that it refused because another process was faster or it had lost something.
 	Retries    int64 // Retries is the number of calls that were repeated after an error.
 
-	Partitions []PartitionStats // Partitions being read, by ID.
+	// Partitions that are being read, and those that no process counts, by ID.
+	Partitions []PartitionStats
 }
 
-// PartitionStats is the state of one partition that is being read.
+// PartitionStats is the state of one partition that is being read, or that no
+// process counts.
 type PartitionStats struct {
 	ID        string    // ID as the Partition gives it.
 	Offset    int64     // Offset to fetch next, -1 before the first Fetch.
@@ -50,7 +52,14 @@ type PartitionStats struct {
 	Committed int64     // Committed is the offset up to which every shard holds the counts, -1 if it is unknown.
 	Watermark time.Time // Watermark of the partition, zero if there is none.
 	CaughtUp  bool      // CaughtUp says that Offset has reached End.
+	Waits     string    // Waits says what holds reading up, such as a quota or an open transaction. "" if nothing does.
 	Err       error     // Err is the last error, nil once it has passed.
+
+	// Uncounted says that no process counts the partition, although windows wait for
+	// it: for a minute its checkpoint has stood where another process left it. Offset
+	// and Watermark are the stored ones. Every process says so of every such partition,
+	// as long as its Config.Idle is not negative.
+	Uncounted bool
 }
 
 // Stats returns the books. It is safe for concurrent use.
@@ -72,9 +81,10 @@ type books struct {
 	mu    sync.Mutex
 	sum   Stats // without Partitions
 	parts map[string]*PartitionStats
-	lost  map[string]gap // by partition
-	limit int64          // of Increments, and a bytesEach-th of KeyBytes
-	room  chan struct{}  // closed when they fall below limit. nil if nobody waits
+	left  []PartitionStats // that no process counts
+	lost  map[string]gap   // by partition
+	limit int64            // of Increments, and a bytesEach-th of KeyBytes
+	room  chan struct{}    // closed when they fall below limit. nil if nobody waits
 }
 
 // A gap is the stretch of a log that is booked as lost. It makes sure that each
@@ -88,7 +98,7 @@ type gap struct {
 func (b *books) begin() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.sum, b.lost = Stats{}, map[string]gap{}
+	b.sum, b.lost, b.left = Stats{}, map[string]gap{}, nil
 }
 
 // open enters a partition, and returns false if it is there already.
@@ -123,6 +133,13 @@ func (b *books) of(id string, f func(*PartitionStats)) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	f(b.parts[id])
+}
+
+// others enters the partitions that no process counts.
+func (b *books) others(left []PartitionStats) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.left = left
 }
 
 // bytesEach is how long the keys may be on average before they, and not their
@@ -172,6 +189,11 @@ func (b *books) stats() Stats {
 	s := b.sum
 	for _, part := range b.parts {
 		s.Partitions = append(s.Partitions, *part)
+	}
+	for _, part := range b.left {
+		if _, mine := b.parts[part.ID]; !mine {
+			s.Partitions = append(s.Partitions, part)
+		}
 	}
 	slices.SortFunc(s.Partitions, func(a, b PartitionStats) int { return cmp.Compare(a.ID, b.ID) })
 	return s

@@ -45,9 +45,14 @@ func (p *Pipeline) ask(ctx context.Context, shard int, init map[string]Checkpoin
 }
 
 // top returns the largest watermark in the sink when its shards were last loaded.
-func (p *Pipeline) top() (top mark) {
+func (p *Pipeline) top() mark {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	return p.topLocked()
+}
+
+// topLocked is top where p.mu is held.
+func (p *Pipeline) topLocked() (top mark) {
 	for _, m := range p.tops {
 		top = later(top, m)
 	}
@@ -88,6 +93,7 @@ func (p *Pipeline) poll(ctx context.Context, shard int) {
 		known := map[string]Checkpoint{}
 		merge(known, state.Checkpoints)
 		p.learn(known)
+		p.lookOut(shard, state.Checkpoints)
 		for c, n := range calls {
 			if _, ok := p.consumers[c]; !ok {
 				continue

@@ -76,24 +76,23 @@ var table = []Metric{
 		func(s tumble.Stats) int64 { return s.Retries }),
 
 	partition("tumble_partition_offset", "offsets", "Next offset to read.",
-		func(p tumble.PartitionStats) (float64, bool) { return float64(p.Offset), true }),
+		func(p tumble.PartitionStats) (float64, bool) { return float64(p.Offset), !p.Uncounted }),
 	partition("tumble_partition_lag", "offsets", "Offsets between the next one to read and the end of the log.",
 		func(p tumble.PartitionStats) (float64, bool) { return float64(max(p.End-p.Offset, 0)), p.End >= 0 }),
 	partition("tumble_partition_uncommitted", "offsets", "Offsets read that are not yet counted in every shard.",
 		func(p tumble.PartitionStats) (float64, bool) {
-			return float64(max(p.Offset-p.Committed, 0)), p.Committed >= 0
+			return float64(max(p.Offset-p.Committed, 0)), p.Committed >= 0 && !p.Uncounted
 		}),
 	partition("tumble_partition_watermark_seconds", "seconds", "Watermark, in seconds since the Unix epoch.",
 		func(p tumble.PartitionStats) (float64, bool) {
 			return float64(p.Watermark.UnixMilli()) / 1000, !p.Watermark.IsZero()
 		}),
-	partition("tumble_partition_failing", "", "1 while the last call for the partition failed.",
-		func(p tumble.PartitionStats) (float64, bool) {
-			if p.Err != nil {
-				return 1, true
-			}
-			return 0, true
-		}),
+	flag("tumble_partition_waiting", "1 while a quota or an open transaction holds reading up.",
+		func(p tumble.PartitionStats) bool { return p.Waits != "" }),
+	flag("tumble_partition_failing", "1 while the last call for the partition failed.",
+		func(p tumble.PartitionStats) bool { return p.Err != nil }),
+	flag("tumble_partition_uncounted", "1 while no process counts the partition and windows wait for it. Every process says so.",
+		func(p tumble.PartitionStats) bool { return p.Uncounted }),
 }
 
 func counter(name, unit, help string, value func(tumble.Stats) int64) Metric {
@@ -109,4 +108,13 @@ func gauge(name, unit, help string, value func(tumble.Stats) int64) Metric {
 
 func partition(name, unit, help string, value func(tumble.PartitionStats) (float64, bool)) Metric {
 	return Metric{Name: name, Help: help, Unit: unit, Type: Gauge, Partition: value}
+}
+
+func flag(name, help string, value func(tumble.PartitionStats) bool) Metric {
+	return partition(name, "", help, func(p tumble.PartitionStats) (float64, bool) {
+		if value(p) {
+			return 1, true
+		}
+		return 0, true
+	})
 }

@@ -68,12 +68,15 @@ func TestPartition(t *testing.T) {
 		}
 		return all
 	}
-	require.Equal(t, map[string]float64{"offset": 10, "lag": 15, "uncommitted": 2, "watermark_seconds": 1696163640.5, "failing": 1},
-		values(tumble.PartitionStats{Offset: 10, End: 25, Committed: 8, Watermark: time.UnixMilli(1696163640500), Err: errors.New("away")}))
-	require.Equal(t, map[string]float64{"offset": -1, "failing": 0},
+	require.Equal(t, map[string]float64{"offset": 10, "lag": 15, "uncommitted": 2, "watermark_seconds": 1696163640.5, "waiting": 1, "failing": 1, "uncounted": 0},
+		values(tumble.PartitionStats{Offset: 10, End: 25, Committed: 8, Watermark: time.UnixMilli(1696163640500), Waits: "a quota", Err: errors.New("away")}))
+	require.Equal(t, map[string]float64{"offset": -1, "waiting": 0, "failing": 0, "uncounted": 0},
 		values(tumble.PartitionStats{Offset: -1, End: -1, Committed: -1}), "the rest is unknown")
-	require.Equal(t, map[string]float64{"offset": 10, "lag": 0, "uncommitted": 0, "failing": 0},
+	require.Equal(t, map[string]float64{"offset": 10, "lag": 0, "uncommitted": 0, "waiting": 0, "failing": 0, "uncounted": 0},
 		values(tumble.PartitionStats{Offset: 10, End: 9, Committed: 11}), "read at different moments, never negative")
+	require.Equal(t, map[string]float64{"watermark_seconds": 1696163640.5, "waiting": 0, "failing": 0, "uncounted": 1},
+		values(tumble.PartitionStats{Offset: 7, End: -1, Committed: 7, Watermark: time.UnixMilli(1696163640500), Uncounted: true}),
+		"every process tells the watermark of a partition that nobody has")
 }
 
 func TestAllIsACopy(t *testing.T) {
@@ -102,5 +105,7 @@ func Example() {
 	// tumble_partition_offset gauge clicks/0 7
 	// tumble_partition_lag gauge clicks/0 2
 	// tumble_partition_uncommitted gauge clicks/0 0
+	// tumble_partition_waiting gauge clicks/0 0
 	// tumble_partition_failing gauge clicks/0 0
+	// tumble_partition_uncounted gauge clicks/0 0
 }

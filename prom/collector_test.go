@@ -96,7 +96,7 @@ func TestTable(t *testing.T) {
 			}
 		}
 	}
-	require.Len(t, want, 3*17+5+2+5)
+	require.Len(t, want, 3*17+7+4+7)
 	require.Equal(t, want, gather(t, c))
 
 	registry := prometheus.NewPedanticRegistry()
@@ -140,7 +140,7 @@ func TestStrangeIDs(t *testing.T) {
 	c, err := prom.New(prom.Config{Pipelines: []prom.Pipeline{{"clicks", fixed(s)}}})
 	require.NoError(t, err)
 	all := gather(t, c)
-	require.Len(t, all, 17+2*5)
+	require.Len(t, all, 17+4*5)
 	require.Contains(t, all, fmt.Sprintf("tumble_partition_offset{partition=%q pipeline=%q }", `"a\xff"`, "clicks"))
 	require.Contains(t, all, fmt.Sprintf("tumble_partition_offset{partition=%q pipeline=%q }", "it's \"quoted\"\n日本", "clicks"))
 }

@@ -185,7 +185,7 @@ func expressions(t *testing.T) (alerts map[string]string, panels []string) {
 // Three processes in health and in trouble, seen by a real Prometheus.
 func TestPrometheus(t *testing.T) {
 	alerts, panels := expressions(t)
-	require.Len(t, alerts, 9)
+	require.Len(t, alerts, 10)
 	var all []*process
 	for n := range 3 {
 		all = append(all, startProcess(t, n))

@@ -339,7 +339,7 @@ func FuzzFetchAnswer(f *testing.F) {
 			api = wire.Fetch
 		}
 		pool := new(pool)
-		r := &fetchRequest{pool: pool, limit: 1 << 16, total: 1 << 20}
+		r := &fetchRequest{pool: pool, limit: 1 << 16, total: 1 << 20, abandoned: make(chan struct{})}
 		q := r.request(1, api)
 		raw := binary.BigEndian.AppendUint32(nil, uint32(len(body)+5))
 		raw = append(raw, "tmbl"...)
@@ -373,7 +373,7 @@ func TestFetchAnswer(t *testing.T) {
 		_, err := r.request(1, wire.Fetch).RawExchange(&pipe{Reader: bytes.NewReader(raw)})
 		return err
 	}
-	r := &fetchRequest{pool: new(pool), limit: 1 << 16, total: 1 << 20}
+	r := &fetchRequest{pool: new(pool), limit: 1 << 16, total: 1 << 20, abandoned: make(chan struct{})}
 	require.NoError(t, answer(r, ""))
 	require.Len(t, r.results, 1)
 	require.NotZero(t, r.pool.used.Load())
@@ -382,6 +382,15 @@ func TestFetchAnswer(t *testing.T) {
 	require.NoError(t, answer(r, ""))
 	require.Zero(t, r.pool.used.Load())
 	require.ErrorContains(t, answer(r, "\x00"), "longer than it should be")
+
+	// A throttled connection is not held for a request that nobody waits for.
+	res.ThrottleMillis = 60_000
+	r = &fetchRequest{pool: new(pool), limit: 1 << 16, total: 1 << 20, hold: time.Minute, abandoned: make(chan struct{})}
+	time.AfterFunc(100*time.Millisecond, r.abandon)
+	begin := time.Now()
+	require.NoError(t, answer(r, ""))
+	require.GreaterOrEqual(t, time.Since(begin), 100*time.Millisecond)
+	require.Zero(t, r.pool.used.Load())
 }
 
 // Partitions whose buffers nobody takes do not stop the others.

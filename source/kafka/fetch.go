@@ -128,6 +128,7 @@ func (l *loop) prepare() ([]ask, *fetchRequest, time.Duration) {
 	return asks, &fetchRequest{
 		pool: f.pool, topic: f.src.cfg.Topic, rack: f.src.cfg.Rack, id: f.layout.id, asks: asks,
 		wait: wait, total: total, limit: f.src.cfg.MaxBatchBytes,
+		hold: answerWithin / 2, abandoned: make(chan struct{}),
 	}, 0
 }
 
@@ -202,7 +203,9 @@ func (l *loop) deliver(asks []ask, req *fetchRequest, asOf time.Time) (bytes int
 	for _, a := range asks {
 		if d := &a.p.feed; d.turn == a.turn && d.asked {
 			d.asked = false // the broker left it out
-			if l.broker != d.leader {
+			if req.throttled > 0 {
+				d.throttled, d.stuck = time.Now(), nil
+			} else if l.broker != d.leader {
 				f.readFrom(a.p, -1)
 			} else if bytes == 0 { // and not because the answer was full
 				d.trouble(fmt.Errorf("broker %d does not answer for it", l.broker))
@@ -249,6 +252,9 @@ func (l *loop) accept(a ask, got fetched, asOf time.Time) {
 		return
 	}
 	d.stuck = nil
+	if !replica {
+		d.open(a.from, got)
+	}
 	if replica {
 		d.end = max(d.end, got.high) // as of when the leader was asked, or later
 	} else {

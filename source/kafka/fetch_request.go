@@ -24,7 +24,8 @@ type fetched struct {
 	partition int32
 	code      int16
 	high      int64
-	diverges  bool // the broker does not find the last epoch where it was said to be
+	stable    int64 // up to where no transaction is open
+	diverges  bool  // the broker does not find the last epoch where it was said to be
 	aborted   []abortedTxn
 	replica   int32   // that the leader would have us read from, -1 for none
 	buf       *buffer // nil: no records
@@ -47,15 +48,17 @@ type fetchRequest struct {
 	id    topicID
 	asks  []ask
 	wait  time.Duration
-	total int // bytes
-	limit int // of one batch
+	total int           // bytes
+	limit int           // of one batch
+	hold  time.Duration // the longest throttle that is waited for with the connection in hand
 
-	byName  bool
-	code    int16
-	results []fetched
+	byName    bool
+	code      int16
+	throttled time.Duration // by a quota
+	results   []fetched
 
 	mu        sync.Mutex
-	abandoned bool // nobody waits for results any more
+	abandoned chan struct{} // closed when nobody waits for results any more
 }
 
 // request encodes r for a broker.
@@ -97,7 +100,7 @@ const tagDiverging = 0
 
 // ReadAnswer reads the answer, on a goroutine of the transport.
 func (r *fetchRequest) ReadAnswer(in *wire.Reader) {
-	in.Int32() // throttled for
+	throttled := time.Duration(in.Int32()) * time.Millisecond
 	code := in.Int16()
 	in.Int32() // session
 	var all []fetched
@@ -114,20 +117,39 @@ func (r *fetchRequest) ReadAnswer(in *wire.Reader) {
 	}
 	in.Tags()
 	in.End()
+	if !r.answered(code, throttled, all) || throttled <= 0 {
+		return
+	}
+	// The broker does not look at this connection for so long. It is kept from others:
+	// a heartbeat on it would be late. No records wait here, as none come with a
+	// throttle.
+	hold := time.NewTimer(min(throttled, r.hold))
+	defer hold.Stop()
+	select {
+	case <-hold.C:
+	case <-r.abandoned:
+	}
+}
+
+// answered takes the answer, unless nobody waits for it.
+func (r *fetchRequest) answered(code int16, throttled time.Duration, all []fetched) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.abandoned {
+	select {
+	case <-r.abandoned:
 		for i := range all {
 			all[i].free()
 		}
-		return
+		return false
+	default:
+		r.code, r.throttled, r.results = code, throttled, all
+		return true
 	}
-	r.code, r.results = code, all
 }
 
 func (r *fetchRequest) readPartition(in *wire.Reader) fetched {
 	one := fetched{partition: in.Int32(), code: in.Int16(), high: in.Int64()}
-	in.Int64() // last stable offset
+	one.stable = in.Int64()
 	in.Int64() // start of the log
 	for range in.CompactArray() {
 		one.aborted = append(one.aborted, abortedTxn{in.Int64(), in.Int64()})
@@ -150,7 +172,11 @@ func (r *fetchRequest) readPartition(in *wire.Reader) fetched {
 func (r *fetchRequest) abandon() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.abandoned = true
+	select {
+	case <-r.abandoned:
+	default:
+		close(r.abandoned)
+	}
 	for i := range r.results {
 		r.results[i].free()
 	}

@@ -39,6 +39,10 @@ const (
 	// An error is shown once it has lasted for so long. A change of leaders
 	// takes less.
 	showAfter = 500 * time.Millisecond
+	// A transaction is told of once it has been waited for so long, and a quota until
+	// it has not throttled for as long as it may pause.
+	openAfter   = 2 * time.Second
+	throttleFor = 10 * time.Second
 	// retryAfter is the first wait after an error, of a request or a partition.
 	retryAfter = 100 * time.Millisecond
 	retryMost  = 2 * time.Second
@@ -77,8 +81,12 @@ type feed struct {
 	changed  time.Time
 	notUntil time.Time
 
-	end   int64 // high watermark, -1 if unknown
-	asOf  time.Time
+	end       int64 // high watermark, -1 if unknown
+	asOf      time.Time
+	throttled time.Time // when a quota left it out last
+	openAt    int64     // the transaction that is waited for begins here
+	openSince time.Time // zero: none is
+
 	err   error // for Fetch. Nothing is asked for until that seeks
 	stuck error // why the partition could not be read of late
 	since time.Time
@@ -368,12 +376,13 @@ func (f *fetcher) readFrom(p *partition, replica int32) {
 	f.nudge(p)
 }
 
-// A state is the news of a partition without a segment.
+// A state is the news of a partition.
 type state struct {
 	end   int64
 	asOf  time.Time
-	err   error // to be returned now
-	stuck error // to be returned if nothing comes
+	waits string // what holds up reading
+	err   error  // to be returned now
+	stuck error  // to be returned if nothing comes
 }
 
 // take returns p's next segment, or nil and the state if there is none yet.
@@ -389,7 +398,7 @@ func (f *fetcher) take(p *partition) (*segment, state) {
 		f.nudge(p)
 		return s, state{}
 	}
-	s := state{end: d.end, asOf: d.asOf, err: d.err}
+	s := state{end: d.end, asOf: d.asOf, waits: d.waits(time.Now()), err: d.err}
 	if f.recreated(d) {
 		s.err = fmt.Errorf("%w: the topic was recreated, its id is %v now", tumble.ErrOffsetOutOfRange, f.layout.id)
 	}
@@ -400,10 +409,32 @@ func (f *fetcher) take(p *partition) (*segment, state) {
 }
 
 // end returns the newest end of p's log that is known.
-func (f *fetcher) end(p *partition) (int64, time.Time) {
+func (f *fetcher) end(p *partition) state {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return p.feed.end, p.feed.asOf
+	d := &p.feed
+	return state{end: d.end, asOf: d.asOf, waits: d.waits(time.Now())}
+}
+
+// open notes whether an answer without records says that a transaction is open where
+// reading is to go on.
+func (d *feed) open(from int64, got fetched) {
+	if got.buf != nil || got.stable < 0 || from < got.stable || got.stable >= got.high {
+		d.openSince = time.Time{}
+	} else if d.openSince.IsZero() || d.openAt != got.stable {
+		d.openAt, d.openSince = got.stable, time.Now()
+	}
+}
+
+// waits says what holds up reading although the log goes on, "" if nothing does.
+func (d *feed) waits(now time.Time) string {
+	switch {
+	case now.Sub(d.throttled) < throttleFor && !d.throttled.IsZero():
+		return "a quota of the brokers: this client is throttled"
+	case !d.openSince.IsZero() && now.Sub(d.openSince) >= openAfter:
+		return fmt.Sprintf("an open transaction: records from offset %d on are held back until it ends", d.openAt)
+	}
+	return ""
 }
 
 func (f *fetcher) noteCommitted(n int32, offset int64) {
@@ -441,6 +472,7 @@ func (d *feed) reset(at tumble.Position) {
 	}
 	d.piece = 0
 	d.err = nil
+	d.openSince = time.Time{}
 }
 
 // trouble notes an error that keeps d from being read. It is shown if it lasts.

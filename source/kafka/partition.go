@@ -101,8 +101,9 @@ func (p *partition) Fetch(ctx context.Context, from tumble.Position) (tumble.Chu
 		if p.failed == nil {
 			p.failed = p.read(from.Offset)
 			if p.pos > from.Offset {
-				end, asOf := p.fetch.end(p)
-				return p.chunk(max(end, p.pos), asOf), nil
+				now := p.fetch.end(p)
+				now.end = max(now.end, p.pos)
+				return p.chunk(now), nil
 			}
 		}
 		if err := p.failed; err != nil {
@@ -122,8 +123,9 @@ func (p *partition) Fetch(ctx context.Context, from tumble.Position) (tumble.Chu
 			case err != nil:
 				return tumble.Chunk{}, p.errorf(from, err)
 			}
-			end, asOf := p.fetch.end(p)
-			return p.chunk(max(end, p.telling.offset+1), asOf), nil
+			now := p.fetch.end(p)
+			now.end = max(now.end, p.telling.offset+1)
+			return p.chunk(now), nil
 		}
 		s, state := p.fetch.take(p)
 		if s != nil {
@@ -152,7 +154,7 @@ func (p *partition) Fetch(ctx context.Context, from tumble.Position) (tumble.Chu
 					return tumble.Chunk{}, io.EOF
 				}
 			}
-			return p.chunk(state.end, state.asOf), nil
+			return p.chunk(state), nil
 		}
 		if err := p.wait(ctx, wake.Sub(now)); err != nil {
 			return tumble.Chunk{}, err
@@ -177,10 +179,10 @@ func (p *partition) wait(ctx context.Context, d time.Duration) error {
 	return nil
 }
 
-func (p *partition) chunk(end int64, asOf time.Time) tumble.Chunk {
-	c := tumble.Chunk{Events: p.events, Next: p.pos, Epoch: p.epoch, End: end, AsOf: asOf, Rejected: p.rejected, Skipped: p.skipped}
+func (p *partition) chunk(at state) tumble.Chunk {
+	c := tumble.Chunk{Events: p.events, Next: p.pos, Epoch: p.epoch, End: at.end, AsOf: at.asOf, Waits: at.waits, Rejected: p.rejected, Skipped: p.skipped}
 	p.events, p.rejected, p.skipped = p.events[:0], 0, 0
-	p.shown, p.spoke = asOf, time.Now()
+	p.shown, p.spoke = at.asOf, time.Now()
 	return c
 }
 

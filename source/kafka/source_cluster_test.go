@@ -232,7 +232,8 @@ type tail struct {
 	rejected, skipped int64
 	next              map[string]int64
 	caught            map[string]bool
-	err               error // the last transient one
+	waits             map[string]string // as the last Chunk said
+	err               error             // the last transient one
 
 	cancel context.CancelFunc
 	done   chan error
@@ -248,7 +249,7 @@ func follow(t testing.TB, cfg Config, stored map[string]tumble.Checkpoint) *tail
 
 func followSource(t testing.TB, s *Source, stored map[string]tumble.Checkpoint) *tail {
 	ctx, cancel := context.WithCancel(t.Context())
-	tl := &tail{next: map[string]int64{}, caught: map[string]bool{}, cancel: cancel, done: make(chan error, 1)}
+	tl := &tail{next: map[string]int64{}, caught: map[string]bool{}, waits: map[string]string{}, cancel: cancel, done: make(chan error, 1)}
 	start, err := s.Partitions(ctx, stored)
 	require.NoError(t, err)
 	for id, c := range stored {
@@ -336,6 +337,7 @@ func (tl *tail) consume(ctx context.Context, p tumble.Partition, at tumble.Check
 		}
 		tl.next[p.ID()] = c.Next
 		tl.caught[p.ID()] = c.End >= 0 && c.Next >= c.End
+		tl.waits[p.ID()] = c.Waits
 		tl.mu.Unlock()
 		p.(tumble.Committer).Committed(c.Next)
 	}
@@ -373,6 +375,16 @@ func (tl *tail) await(t testing.TB, n int) []seen {
 		return len(tl.events) >= n
 	}, 10*time.Second, time.Millisecond, "%d events", n)
 	return tl.snapshot()
+}
+
+// awaitWaits waits until partition id says that it waits for something that begins so.
+func (tl *tail) awaitWaits(t testing.TB, id, prefix string) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		tl.mu.Lock()
+		defer tl.mu.Unlock()
+		return strings.HasPrefix(tl.waits[id], prefix) && (prefix != "") == (tl.waits[id] != "")
+	}, 20*time.Second, time.Millisecond, "waits for %q", prefix)
 }
 
 func (tl *tail) stop(t testing.TB) {

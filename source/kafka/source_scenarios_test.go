@@ -167,12 +167,15 @@ func sourceOpenTransaction(t *testing.T, c cluster) {
 	tl.await(t, 1)
 	time.Sleep(700 * time.Millisecond)
 	tl.mu.Lock()
+	require.Empty(t, tl.waits[topic+"/0"], "most transactions are short")
 	caught := tl.caught[topic+"/0"]
 	tl.mu.Unlock()
 	require.False(t, caught)
 	require.Equal(t, []string{"before"}, tl.keys())
+	tl.awaitWaits(t, topic+"/0", "an open transaction: records from offset 1 on")
 	require.NoError(t, a.EndTransaction(t.Context(), kgo.TryCommit))
 	tl.await(t, 3)
+	tl.awaitWaits(t, topic+"/0", "")
 	require.Equal(t, []string{"before", "inside", "behind"}, tl.keys())
 }
 
