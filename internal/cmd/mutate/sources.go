@@ -150,7 +150,7 @@ var ofSources = []directed{
 	{"TestRejectsOnFakeCluster/#00/WholeChunks", mutation{"a quick OnReject", "source/kafka/rejects.go", "tellAtOnce = 2 * time.Millisecond", "tellAtOnce = 0", "cuts chunks to pieces"}},
 	{"TestRejectsOnFakeCluster/#00/OneAtATime", mutation{"seek drops the telling", "source/kafka/partition.go", "\tp.dropTelling()\n\tp.reader.close", "\tp.reader.close", "passes a record that was rejected elsewhere"}},
 	{"TestRejectsOnFakeCluster/#00/Wait", mutation{"trouble is an error", "source/kafka/partition.go", "case err != nil:\n\t\t\t\treturn tumble.Chunk{}, p.errorf(from, err)\n", "case err != nil:\n\t\t\t\t_ = err\n", "does not say what it waits for"}},
-	{"TestRejectsOnFakeCluster/#00/Fetch", mutation{"a record that waits is before the end", "source/kafka/partition.go", "max(end, p.telling.offset+1)", "max(end*0, p.pos)", "closes windows while a record waits"}},
+	{"TestRejectsOnFakeCluster/#00/Fetch", mutation{"a record that waits is before the end", "source/kafka/partition.go", "now.end = max(now.end, p.telling.offset+1)\n", "now.end = p.pos\n", "closes windows while a record waits"}},
 	{"TestRejectsOnFakeCluster/#00/Fetch", mutation{"Fetch answers in between", "source/kafka/partition.go", "\t\t\tif until.IsZero() {\n\t\t\t\tuntil = time.Now().Add(quiet)\n\t\t\t}\n", "\t\t\tuntil = time.Now().Add(2 * quiet)\n", "keeps Fetch for longer than it may take"}},
 
 	{"TestDeadLettersOnFakeCluster/#00/ShareTransport", mutation{"letters about letters", "source/kafka/deadletters.go", "if r.Topic == d.cfg.Topic {", "if false {", "writes a letter about each letter for ever"}},
@@ -197,7 +197,7 @@ var ofSources = []directed{
 	{"TestDo", mutation{"an answer to another question", "source/kafka/internal/wire/wire.go", "case id != correlation:", "case false:", "takes an answer for another's"}},
 	{"TestShort", mutation{"no more than there is", "source/kafka/internal/wire/codec.go", "if n < 0 || n > r.left {", "if n < 0 {", "reads beyond an answer"}},
 	{"TestCodec", mutation{"nothing is left over", "source/kafka/internal/wire/codec.go", "if r.left != 0 {", "if false {", "takes an answer of another version"}},
-	{"TestFetchAnswer", mutation{"an answer that was given up", "source/kafka/fetch_request.go", "if r.abandoned {", "if false {", "writes into a buffer that is used again"}},
+	{"TestFetchAnswer", mutation{"an answer that was given up", "source/kafka/fetch_request.go", "for i := range all {\n\t\t\tall[i].free()\n\t\t}\n\t\treturn false\n", "r.results = all\n", "writes into a buffer that is used again"}},
 	{"TestTooOldBroker", mutation{"a broker that is too old", "source/kafka/errors.go", "!errors.Is(err, wire.ErrOld) &&", "", "tries for ever what cannot work"}},
 	{"TestSourceOnFakeCluster/Latest", mutation{"said once", "source/kafka/source.go", "s.latest.CompareAndSwap(false, true)", "true", "says at every listing where counting starts"}},
 	{"TestRackReplicaRefuses/another", mutation{"what a replica refuses the leader decides", "source/kafka/fetch.go", "if replica && (got.code != 0 || got.diverges || got.buf == nil) {", "if replica && false {", "takes a replica that is behind for a log that was cut"}},
