@@ -197,7 +197,7 @@ var ofSources = []directed{
 	{"TestDo", mutation{"an answer to another question", "source/kafka/internal/wire/wire.go", "case id != correlation:", "case false:", "takes an answer for another's"}},
 	{"TestShort", mutation{"no more than there is", "source/kafka/internal/wire/codec.go", "if n < 0 || n > r.left {", "if n < 0 {", "reads beyond an answer"}},
 	{"TestCodec", mutation{"nothing is left over", "source/kafka/internal/wire/codec.go", "if r.left != 0 {", "if false {", "takes an answer of another version"}},
-	{"TestFetchAnswer", mutation{"an answer that was given up", "source/kafka/fetch_request.go", "for i := range all {\n\t\t\tall[i].free()\n\t\t}\n\t\treturn false\n", "r.results = all\n", "writes into a buffer that is used again"}},
+	{"TestFetchAnswer", mutation{"an answer that was given up", "source/kafka/fetch_request.go", "for i := range all {\n\t\t\tall[i].free()\n\t\t}\n\t\treturn false\n", "r.results = all\n\t\treturn false\n", "writes into a buffer that is used again"}},
 	{"TestTooOldBroker", mutation{"a broker that is too old", "source/kafka/errors.go", "!errors.Is(err, wire.ErrOld) &&", "", "tries for ever what cannot work"}},
 	{"TestSourceOnFakeCluster/Latest", mutation{"said once", "source/kafka/source.go", "s.latest.CompareAndSwap(false, true)", "true", "says at every listing where counting starts"}},
 	{"TestRackReplicaRefuses/another", mutation{"what a replica refuses the leader decides", "source/kafka/fetch.go", "if replica && (got.code != 0 || got.diverges || got.buf == nil) {", "if replica && false {", "takes a replica that is behind for a log that was cut"}},
