@@ -226,6 +226,7 @@ func (p *Pipeline) run(ctx context.Context) error {
 	for i := range p.shards {
 		wg.Go(func() { p.poll(polling, i) })
 	}
+	wg.Go(func() { p.compareCuts(polling) })
 	err := p.cfg.Source.Run(ctx, p.consume)
 	stop()
 	wg.Wait()

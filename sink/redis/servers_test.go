@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tumblestream/tumble"
+	"github.com/tumblestream/tumble/internal/faketest"
 	"github.com/tumblestream/tumble/sink/redis"
 	"github.com/tumblestream/tumble/sink/sinktest"
 )
@@ -263,4 +264,26 @@ func testRules(t *testing.T, addrs []string, version string, change func(*rueidi
 type pair struct {
 	tumble.Sink
 	tumble.Reader
+}
+
+// Windows is asked for all there are when a pipeline compares its time zone data with
+// the stored windows: they come as they were cut, not as this process cuts them.
+func TestWindowsThatOthersCut(t *testing.T) {
+	client := connect(t, addresses("TUMBLE_REDIS", "localhost:6379"))
+	name := unique(t, client)
+	days := func(hoursEast int) (*redis.Sink, tumble.Definition) {
+		return newSink(t, redis.Config{Client: client, Name: name, Shards: 2}),
+			tumble.Definition{Window: tumble.Window{Calendar: tumble.Day, Zone: faketest.Zone(t, "Africa/Lagos", hoursEast)}}
+	}
+	one, def := days(1)
+	sh := open(t, one, def)[0]
+	start := time.Date(2026, 2, 28, 23, 0, 0, 0, time.UTC)
+	advance(t, sh, "p", register(t, sh, "p"), start, tumble.Delta{Start: start, Key: "ada", N: 3})
+	two, def := days(2)
+	open(t, two, def)
+	all, err := two.Windows(t.Context(), time.Date(1700, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(2200, 1, 1, 0, 0, 0, 0, time.UTC))
+	require.NoError(t, err)
+	require.Len(t, all, 1)
+	require.Equal(t, start, all[0].Start.UTC())
+	require.Equal(t, start.Add(24*time.Hour), all[0].End.UTC())
 }

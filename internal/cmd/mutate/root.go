@@ -158,6 +158,7 @@ var ofRoot = []directed{
 	{"TestEveryProcessSaysWhichPartitionsNobodyCounts", mutation{"its own partitions are counted", "uncounted.go", "return counts || !known\n", "return counts && !known\n", "says that nobody counts a partition that it took over"}},
 	{"TestEveryProcessSaysWhichPartitionsNobodyCounts", mutation{"told once", "uncounted.go", "p.others.others[id].told = true\n", "_ = id\n", "says it every ten seconds"}},
 	{"TestWaits", mutation{"one line of what holds reading up", "consumer.go", "if ch.Waits != \"\" && ch.Waits != waited {", "if ch.Waits != \"\" || ch.Waits != waited {", "says it every ten seconds"}},
+	{"TestTimeZoneDataThatDiffer", mutation{"windows that others cut", "cuts.go", "!start.Equal(s.Start) || !end.Equal(s.End)", "start.After(end)", "says nothing when time zone data differ"}},
 	{"TestAFloorThatRises", mutation{"the floor as it is polled", "watch.go", "\td.lane.raise(s.floors)\n", "", "books as counted what the shard does not count"}},
 	{"TestRetentionMayDiffer", mutation{"Retention is no part of the meaning", "window.go", "d.Grace == e.Grace && d.DropLate", "d.Grace == e.Grace && d.Retention == e.Retention && d.DropLate", "refuses to keep counts longer"}},
 	{"TestState", mutation{"final is for dropped late events", "window.go", "\tcase d.DropLate:\n\t\treturn Final\n\t}\n\treturn Closed\n", "\t}\n\treturn Final\n", "calls final what late events change"}},
