@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"time"
 
 	kafkago "github.com/segmentio/kafka-go"
@@ -101,10 +102,19 @@ func (c *Client) Do(ctx context.Context, q *Request) (*Reader, error) {
 			return a.Reader, nil
 		}
 		return nil, fmt.Errorf("the transport answered %v with %T", q.Key, res)
-	case ctx.Err() != nil:
+	case ended(ctx, err):
 		return nil, ctx.Err()
 	}
 	return nil, c.explain(q, err, asked.Err() != nil)
+}
+
+// ended reports whether ctx has ended. A connection's deadline, which is ctx's, may pass
+// a moment before.
+func ended(ctx context.Context, err error) bool {
+	if at, ok := ctx.Deadline(); ok && errors.Is(err, os.ErrDeadlineExceeded) && !time.Now().Before(at) {
+		<-ctx.Done()
+	}
+	return ctx.Err() != nil
 }
 
 // explain adds to a transport error the details that a person needs to act on it.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -238,3 +239,21 @@ func TestShort(t *testing.T) {
 	require.Equal(t, -1, r.Size())
 	require.ErrorContains(t, r.Err(), "varint that does not end")
 }
+
+// A connection's deadline is that of ctx, and may be noticed before it.
+func TestEnded(t *testing.T) {
+	timeout := &net.OpError{Op: "read", Err: os.ErrDeadlineExceeded}
+	soon, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	require.True(t, ended(passed{soon}, timeout))
+	require.True(t, ended(soon, io.EOF))
+	far, cancel := context.WithTimeout(t.Context(), time.Hour)
+	defer cancel()
+	require.False(t, ended(far, timeout), "it is the timeout of the request")
+	require.False(t, ended(t.Context(), timeout))
+}
+
+// passed is a context whose deadline has passed, and that is yet to end.
+type passed struct{ context.Context }
+
+func (passed) Deadline() (time.Time, bool) { return time.Now(), true }
