@@ -53,7 +53,11 @@ func TestNothingStays(t *testing.T) {
 		"no such topic":               {change: func(cfg *Config) { cfg.Topic = "missing" }, fails: true},
 		"no such topic, group":        {change: func(cfg *Config) { cfg.Topic = "missing"; group(cfg) }, fails: true},
 		"no broker":                   {change: func(cfg *Config) { cfg.Brokers = []string{gone.Addr().String()} }, fails: true},
-		"a fatal record":              {change: func(cfg *Config) { cfg.Decode = func([]tumble.Event, Message) ([]tumble.Event, error) { return []tumble.Event{{Key: "its own", Time: time.Now()}}, nil } }, fails: true},
+		"a fatal record": {change: func(cfg *Config) {
+			cfg.Decode = func([]tumble.Event, Message) ([]tumble.Event, error) {
+				return []tumble.Event{{Key: "its own", Time: time.Now()}}, nil
+			}
+		}, fails: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var conns atomic.Int64

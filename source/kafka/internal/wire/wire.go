@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"time"
 
 	kafkago "github.com/segmentio/kafka-go"
@@ -108,10 +107,11 @@ func (c *Client) Do(ctx context.Context, q *Request) (*Reader, error) {
 	return nil, c.explain(q, err, asked.Err() != nil)
 }
 
-// ended reports whether ctx has ended. A connection's deadline, which is ctx's, may pass
-// a moment before.
+// ended reports whether ctx has ended. The deadline of a connection or a dial, which is
+// ctx's, may pass a moment before.
 func ended(ctx context.Context, err error) bool {
-	if at, ok := ctx.Deadline(); ok && errors.Is(err, os.ErrDeadlineExceeded) && !time.Now().Before(at) {
+	var timeout net.Error
+	if at, ok := ctx.Deadline(); ok && errors.As(err, &timeout) && timeout.Timeout() && !time.Now().Before(at) {
 		<-ctx.Done()
 	}
 	return ctx.Err() != nil
