@@ -42,6 +42,7 @@ type usage struct {
 	redisCPU time.Duration
 	stored   int   // counts in Redis
 	bytes    int64 // that they take there; what a contender keeps itself is not in it
+	sent     int64 // bytes, to Redis
 }
 
 // measure runs cmd, and compares what it counted.
@@ -102,7 +103,7 @@ func measure(ctx context.Context, c contender, j job, s *servers, want *tally) (
 	if err != nil {
 		return u, err
 	}
-	u.redisCPU, u.bytes = after.cpu-before.cpu, after.memory-before.memory
+	u.redisCPU, u.bytes, u.sent = after.cpu-before.cpu, after.memory-before.memory, after.came-before.came
 	switch {
 	case c.counts != nil:
 		if err := c.counts(ctx, s, got); err != nil {

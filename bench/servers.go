@@ -143,11 +143,12 @@ func lock(dir string) (unlock func(), err error) {
 type redisUse struct {
 	cpu    time.Duration
 	memory int64 // bytes
+	came   int64 // bytes, over the network
 }
 
 // info reads a server's own account of itself.
 func info(ctx context.Context, db rueidis.Client) (redisUse, error) {
-	text, err := db.Do(ctx, db.B().Info().Section("cpu", "memory").Build()).ToString()
+	text, err := db.Do(ctx, db.B().Info().Section("cpu", "memory", "stats").Build()).ToString()
 	if err != nil {
 		return redisUse{}, err
 	}
@@ -162,7 +163,7 @@ func info(ctx context.Context, db rueidis.Client) (redisUse, error) {
 	if cpu == 0 || values["used_memory"] == 0 {
 		return redisUse{}, errors.New("redis: INFO tells no use of CPU or memory")
 	}
-	return redisUse{time.Duration(cpu * float64(time.Second)), int64(values["used_memory"])}, nil
+	return redisUse{time.Duration(cpu * float64(time.Second)), int64(values["used_memory"]), int64(values["total_net_input_bytes"])}, nil
 }
 
 // flush empties Redis and returns what the empty server uses.

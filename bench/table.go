@@ -87,8 +87,8 @@ func printTable(w io.Writer, stream clicks, entries []*entry) {
 				return
 			}
 			fmt.Fprintf(w, "\n### %s\n\n", map[string]string{"plain": "Uncompressed", "zstd": "zstd", "small": "Uncompressed, batches of about 10 records"}[kind])
-			row("contender", "records", "rounds", "events/s", "client CPU us/event", "since its first record", "x tumble", "Redis CPU us/event", "Redis bytes/count", "counts")
-			row("---", "---", "---", "---", "---", "---", "---", "---", "---", "---")
+			row("contender", "records", "rounds", "events/s", "client CPU us/event", "since its first record", "x tumble", "Redis CPU us/event", "Redis CPU us/count", "to Redis bytes/event", "Redis bytes/count", "counts")
+			row("---", "---", "---", "---", "---", "---", "---", "---", "---", "---", "---", "---")
 		}
 		verdict := "right"
 		switch {
@@ -100,15 +100,17 @@ func printTable(w io.Writer, stream clicks, entries []*entry) {
 			verdict = "none"
 		}
 		if len(e.usages) == 0 {
-			row(e.name, "-", "0", "-", "-", "-", "-", "-", "-", verdict)
+			row(e.name, "-", "0", "-", "-", "-", "-", "-", "-", "-", "-", verdict)
 			continue
 		}
-		running, redis, bytes, ratio := "-", "-", "-", "-"
+		running, redis, each, sent, bytes, ratio := "-", "-", "-", "-", "-", "-"
 		if !e.dots {
 			running = spread(e.figures(func(u usage) float64 { return perEvent(u.running, u) }))
 		}
 		if e.counts != nil {
 			redis = spread(e.figures(func(u usage) float64 { return perEvent(u.redisCPU, u) }))
+			each = spread(e.figures(func(u usage) float64 { return float64(u.redisCPU.Microseconds()) / float64(u.stored) }))
+			sent = spread(e.figures(func(u usage) float64 { return float64(u.sent) / float64(u.events) }))
 			bytes = spread(e.figures(func(u usage) float64 { return float64(u.bytes) / float64(u.stored) }))
 		}
 		if base[kind] > 0 {
@@ -116,7 +118,7 @@ func printTable(w io.Writer, stream clicks, entries []*entry) {
 		}
 		row(e.name, fmt.Sprint(e.usages[0].events), fmt.Sprint(len(e.usages)),
 			spread(e.figures(func(u usage) float64 { return float64(u.events) / u.took.Seconds() })),
-			spread(e.figures(cpu)), running, ratio, redis, bytes, verdict)
+			spread(e.figures(cpu)), running, ratio, redis, each, sent, bytes, verdict)
 	}
 	if out.Flush() != nil {
 		return

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -47,7 +48,7 @@ func (l *lab) dirtUntilError(ctx context.Context, n int) error {
 		if rand.IntN(10) == 0 {
 			err = l.transaction(bounded, transactional, rand.IntN(2) == 0)
 		} else {
-			err = plain.ProduceSync(bounded, l.dirty(rand.IntN(8))).FirstErr()
+			err = plain.ProduceSync(bounded, l.dirty(rand.IntN(10))).FirstErr()
 		}
 		cancel()
 		if err != nil {
@@ -85,6 +86,10 @@ func (l *lab) dirty(which int) *kgo.Record {
 		value = value[:len(value)/2]
 	case 6:
 		value = ""
+	case 8: // as long a key as there may be
+		value = fmt.Sprintf(`{"user_id":%q,"timestamp":%q}`, user+strings.Repeat("x", longestKey-len(user)), at)
+	case 9:
+		value = fmt.Sprintf(`{"user_id":%q,"timestamp":%q}`, user+strings.Repeat("x", longestKey-len(user)+1), at)
 	case 7:
 		return &kgo.Record{Key: []byte(user)} // a tombstone
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -218,6 +219,19 @@ func (k *kafka) grow(ctx context.Context) error {
 
 // ends returns the offsets at which the partitions end, for who reads what is
 // committed.
+// limit gives the consumers a quota, in bytes a second. 0 takes it away.
+func (k *kafka) limit(ctx context.Context, bytesASecond float64) error {
+	client := "clickstream" // as the example programs call themselves
+	answers, err := k.admin.AlterClientQuotas(ctx, []kadm.AlterClientQuotaEntry{{
+		Entity: kadm.ClientQuotaEntity{{Type: "client-id", Name: &client}},
+		Ops:    []kadm.AlterClientQuotaOp{{Key: "consumer_byte_rate", Value: bytesASecond, Remove: bytesASecond == 0}},
+	}})
+	for _, a := range answers {
+		err = errors.Join(err, a.Err)
+	}
+	return err
+}
+
 func (k *kafka) ends(ctx context.Context) (map[int32]int64, error) {
 	return offsets(k.admin.ListCommittedOffsets(ctx, k.topic))
 }

@@ -108,7 +108,7 @@ func main() {
 	flag.BoolVar(&o.each, "each", true, "first each fault alone")
 	flag.BoolVar(&o.race, "race", false, "consumers with the race detector")
 	flag.BoolVar(&o.short, "short", false, "-each=false -brokers 1 -for 45s")
-	flag.DurationVar(&o.soak, "soak", 0, "instead of a storm, few faults for so long, at least 1m, and a verdict on what is used;\n-each=false -redis single -brokers 1 -consumers 2 -rate 3000 -users 20000 -window 5s -retention 40s")
+	flag.DurationVar(&o.soak, "soak", 0, "instead of a storm, few faults for so long, at least 1m, and a verdict on what is used;\n-each=false, and unless given -redis single -brokers 1 -consumers 2 -rate 3000 -users 20000 -window 5s -retention 40s")
 	flag.BoolVar(&o.keep, "keep", false, "keep the folder with all logs, which is kept on a failure anyway")
 	var h historyCheck
 	flag.IntVar(&h.readers, "readers", 0, "check what so many readers are told, instead of all else")
@@ -120,11 +120,15 @@ func main() {
 	}
 	l := &lab{early: 20 * time.Second, late: 40 * time.Second}
 	if o.soak != 0 {
-		o.each, o.redis, o.brokers, o.consumers, o.rate, o.users = false, "single", 1, 2, 3000, 20_000
-		o.window = 5 * time.Second
+		o.each = false
+		for name, value := range soakDefaults {
+			if !given(name) {
+				_ = flag.Set(name, value)
+			}
+		}
 		// Nothing may be expired when it is counted first. The producer gives
 		// a record up after 10 seconds, and so does dirt.
-		o.retention, l.early, l.late = 40*time.Second, 3*time.Second, 7*time.Second
+		l.early, l.late = 3*time.Second, 7*time.Second
 	}
 	if flag.NArg() > 0 || !slices.Contains([]string{"single", "cluster", "both"}, o.redis) || o.consumers < 2 || o.brokers < 1 ||
 		o.window < time.Second || o.window%time.Second != 0 || o.retention != 0 && o.retention < 2*(l.early+l.late) || o.soak != 0 && (o.soak < time.Minute || o.short || o.kills > 0) {
@@ -156,6 +160,17 @@ func main() {
 		fmt.Printf("\nFAILED: %v\n", err)
 		os.Exit(1)
 	}
+}
+
+// soakDefaults are those of a soak.
+var soakDefaults = map[string]string{
+	"redis": "single", "brokers": "1", "consumers": "2", "rate": "3000", "users": "20000", "window": "5s", "retention": "40s",
+}
+
+// given reports whether a flag was set by who started the program.
+func given(name string) (set bool) {
+	flag.Visit(func(f *flag.Flag) { set = set || f.Name == name })
+	return set
 }
 
 type options struct {

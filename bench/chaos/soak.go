@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -38,7 +40,16 @@ var soakFaults = map[kind][]fault{
 		}},
 		named("Redis connections cut", singleFaults),
 	},
-	brokers: {named("broker restarted", kafkaFaults), named("Kafka connections cut", kafkaFaults)},
+	brokers: {
+		named("broker restarted", kafkaFaults), named("Kafka connections cut", kafkaFaults),
+		{"consumers throttled", "a quota of 2,000 bytes a second, for 15 s", 1, func(ctx context.Context, b *breaker) error {
+			if err := b.lab.kafka.limit(ctx, 2000); err != nil {
+				return err
+			}
+			time.Sleep(15 * second)
+			return b.lab.kafka.limit(ctx, 0)
+		}},
+	},
 }
 
 func named(name string, faults []fault) fault {
@@ -106,8 +117,33 @@ func (l *lab) calmly(ctx context.Context) error {
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", f.name, err))
 		}
+		for _, c := range f.all() {
+			lines, err := linesOf(c.path("err"))
+			if err == nil && lines > mostLines {
+				err = fmt.Errorf("%d lines in the log, may be %d", lines, mostLines)
+			}
+			if err != nil {
+				errs = append(errs, fmt.Errorf("%s: %w", c, err))
+			}
+			l.final = append(l.final, fmt.Sprintf("%s: %d lines in its log, beside rejected records", c, lines))
+		}
 	}
 	return errors.Join(errs...)
+}
+
+// mostLines is how many lines a consumer may leave in its log over a soak.
+const mostLines = 200
+
+// linesOf counts the lines of a consumer's log, but for the rejected records that it is
+// to show.
+func linesOf(path string) (lines int, err error) {
+	text, err := os.ReadFile(path)
+	for line := range strings.Lines(string(text)) {
+		if !strings.HasPrefix(line, "consumer: rejected ") && !strings.Contains(line, "rejected records") {
+			lines++
+		}
+	}
+	return lines, err
 }
 
 // rest looks at what is used while nothing is broken.

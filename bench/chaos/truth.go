@@ -26,6 +26,9 @@ type truth struct {
 	skipped    int64 // tombstones
 }
 
+// longestKey is the length of the longest key that counts, in bytes.
+const longestKey = 1024
+
 type event struct {
 	offset int64
 	start  int64 // of its window, in milliseconds
@@ -85,7 +88,7 @@ func (t *truth) add(r *kgo.Record) {
 		User *string `json:"user_id"`
 		Time *string `json:"timestamp"`
 	}
-	if json.Unmarshal(r.Value, &click) != nil || click.User == nil || *click.User == "" || click.Time == nil {
+	if json.Unmarshal(r.Value, &click) != nil || click.User == nil || *click.User == "" || len(*click.User) > longestKey || click.Time == nil {
 		t.rejected++
 		return
 	}
