@@ -17,6 +17,7 @@ type Shard struct {
 	Floors      []time.Time                  // by level, nil before the first call
 
 	closed  time.Time
+	backlog bool              // of windows past retention that are still there
 	writers map[string]uint64 // of what is stored, by partition
 	tainted bool              // another writer wrote since the term was drawn
 	term    uint64
@@ -56,7 +57,7 @@ func (sh *Shard) Clone() *Shard {
 	return &c
 }
 
-func (sh *Shard) load(def tumble.Definition, r tumble.LoadRequest, own tumble.Definition) tumble.ShardState {
+func (sh *Shard) load(def tumble.Definition, r tumble.LoadRequest, own tumble.Definition, deletes int) tumble.ShardState {
 	frontier := tumble.Frontier(sh.Checkpoints)
 	for id, c := range r.Init {
 		if _, ok := sh.Checkpoints[id]; ok {
@@ -78,7 +79,7 @@ func (sh *Shard) load(def tumble.Definition, r tumble.LoadRequest, own tumble.De
 	for i, level := range own.Levels() {
 		sh.asked[asked{i, level.Retention}] = time.Now()
 	}
-	sh.advance(def)
+	sh.advance(def, deletes)
 	state := tumble.ShardState{
 		Checkpoints: maps.Clone(sh.Checkpoints), Announced: map[string]uint64{},
 		Frontier: tumble.Frontier(sh.Checkpoints), Floors: slices.Clone(sh.Floors),
@@ -91,7 +92,7 @@ func (sh *Shard) load(def tumble.Definition, r tumble.LoadRequest, own tumble.De
 	return state
 }
 
-func (sh *Shard) apply(def tumble.Definition, b tumble.Batch) error {
+func (sh *Shard) apply(def tumble.Definition, b tumble.Batch, deletes int) error {
 	if c, ok := sh.Checkpoints[b.Partition]; !ok || !c.Same(b.From) {
 		return fmt.Errorf("%w: %v, not %v", tumble.ErrConflict, c, b.From)
 	}
@@ -124,13 +125,13 @@ func (sh *Shard) apply(def tumble.Definition, b tumble.Batch) error {
 	if closed := def.ClosedAt(tumble.Frontier(sh.Checkpoints)); closed.After(sh.closed) && (sh.tainted || sh.term == 0) {
 		sh.term, sh.tainted = rand.Uint64(), false
 	}
-	sh.advance(def)
+	sh.advance(def, deletes)
 	return nil
 }
 
-// advance moves the marks to where the checkpoints are, and forgets the windows
-// that are past retention.
-func (sh *Shard) advance(def tumble.Definition) {
+// advance moves the marks to where the checkpoints are, and deletes windows that are
+// past retention: so many, or all of them.
+func (sh *Shard) advance(def tumble.Definition, deletes int) {
 	sh.closed = def.ClosedAt(tumble.Frontier(sh.Checkpoints))
 	levels := def.Levels()
 	if sh.Floors == nil {
@@ -142,10 +143,20 @@ func (sh *Shard) advance(def tumble.Definition) {
 			sh.Floors[i] = floor
 		}
 	}
+	sh.backlog = false
+	gone := map[Cell]bool{} // windows, without a key
 	for c := range sh.Counts {
-		if _, end := levels[c.Level].Window.Bounds(time.Unix(0, c.Start)); !end.After(sh.Floors[c.Level]) {
-			delete(sh.Counts, c)
+		if _, end := levels[c.Level].Window.Bounds(time.Unix(0, c.Start)); end.After(sh.Floors[c.Level]) {
+			continue
 		}
+		if w := (Cell{Start: c.Start, Level: c.Level}); !gone[w] {
+			if deletes > 0 && len(gone) >= deletes {
+				sh.backlog = true
+				continue
+			}
+			gone[w] = true
+		}
+		delete(sh.Counts, c)
 	}
 }
 

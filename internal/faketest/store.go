@@ -20,6 +20,8 @@ type Store struct {
 	// Applied, if set, is told of each batch that was applied, and of the
 	// shard's frontier before. It is called under the store's lock.
 	Applied func(shard int, b tumble.Batch, frontier time.Time)
+	// Deletes is how many windows past retention a call deletes, 0 for all of them.
+	Deletes int
 
 	mu    sync.Mutex
 	def   *tumble.Definition // nil before the first Open
@@ -161,7 +163,7 @@ func (s *Store) Repeat() {
 func (s *Store) ApplyLocked(shard int, b tumble.Batch) error {
 	sh := s.Shards[shard]
 	frontier := tumble.Frontier(sh.Checkpoints)
-	if err := sh.apply(*s.def, b); err != nil {
+	if err := sh.apply(*s.def, b, s.Deletes); err != nil {
 		return err
 	}
 	if s.Applied != nil {
@@ -239,7 +241,14 @@ func (c connection) Load(ctx context.Context, r tumble.LoadRequest) (tumble.Shar
 	}
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
-	return c.s.Shards[c.shard].load(*c.s.def, r, c.def), nil
+	return c.s.Shards[c.shard].load(*c.s.def, r, c.def, c.s.Deletes), nil
+}
+
+// Backlog implements tumble.Cleaner.
+func (c connection) Backlog() bool {
+	c.s.mu.Lock()
+	defer c.s.mu.Unlock()
+	return c.s.Shards[c.shard].backlog
 }
 
 func (c connection) Apply(ctx context.Context, b tumble.Batch) error {

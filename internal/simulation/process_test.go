@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tumblestream/tumble"
@@ -167,14 +168,22 @@ func (s *groupSource) Run(ctx context.Context, consume func(context.Context, tum
 			part, stop := context.WithCancel(ctx)
 			stops[id] = stop
 			wg.Go(func() {
-				err := consume(part, processPartition{s.Partition(id), s.p})
+				one := &groupPartition{processPartition: processPartition{s.Partition(id), s.p}}
+				err := consume(part, one)
 				if err != nil {
 					cancel(err)
 				}
 				s.mu.Lock()
 				delete(s.reading, id)
 				s.mu.Unlock()
-				ends <- end{id, err == nil && part.Err() == nil}
+				yielded := one.yielded.Load()
+				if yielded { // and may be this one's all the same
+					select {
+					case <-time.After(500 * time.Millisecond):
+					case <-part.Done():
+					}
+				}
+				ends <- end{id, err == nil && part.Err() == nil && !yielded}
 			})
 		}
 		s.mu.Unlock()
@@ -219,7 +228,13 @@ type processPartition struct {
 	p *process
 }
 
+// Fetch is not to be called while what is held in memory is at its limit. What other
+// partitions of the process hold may have been added since it was looked at.
 func (s processPartition) Fetch(ctx context.Context, from tumble.Position) (ch tumble.Chunk, err error) {
+	limit := int64(s.p.w.maxPending)
+	if held := s.p.Stats(); len(held.Partitions) == 1 && (held.Increments >= limit || held.KeyBytes >= limit*bytesEach) {
+		s.p.w.fail("%s: %s is read while memory is full: %+v", s.p.name, s.ID(), held)
+	}
 	err = s.p.call(ctx, func() (err error) {
 		ch, err = s.Partition.Fetch(ctx, from)
 		return err
@@ -256,6 +271,24 @@ func (s processPartition) Committed(offset int64) {
 	s.Partition.(tumble.Committer).Committed(offset)
 }
 
+// A groupPartition yields, perhaps, to a process that has it too and is ahead.
+type groupPartition struct {
+	processPartition
+	yielded atomic.Bool
+}
+
+func (s *groupPartition) Yield() bool {
+	w := s.p.w
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.yields || w.newest[s.ID()] == s.p.slot || w.rng.IntN(4) == 0 {
+		return false
+	}
+	w.yielded++
+	s.yielded.Store(true)
+	return true
+}
+
 type processSink struct{ p *process }
 
 func (s processSink) Open(ctx context.Context, def tumble.Definition) (shards []tumble.Shard, err error) {
@@ -285,6 +318,9 @@ func (s processShard) Load(ctx context.Context, r tumble.LoadRequest) (state tum
 	})
 	return state, err
 }
+
+// Backlog implements tumble.Cleaner.
+func (s processShard) Backlog() bool { return s.Shard.(tumble.Cleaner).Backlog() }
 
 func (s processShard) Apply(ctx context.Context, b tumble.Batch) error {
 	s.p.w.check(s.p)

@@ -15,6 +15,7 @@ const (
 	scheduleLength  = 40
 	maxChunk        = 100 + maxRecord // events of one Fetch, at most
 	maxRecord       = 50              // events of one record, at most
+	bytesEach       = 256             // MaxPending bounds as many bytes of keys for each increment
 	maxAhead        = time.Hour       // MaxAhead
 	shutdownTimeout = time.Second     // ShutdownTimeout
 	settlingTime    = 3 * time.Minute
@@ -31,6 +32,8 @@ type setup struct {
 	maxPending              int
 	losses, crashes, rivals bool
 	ahead, growth, untilEnd bool
+	long, yields            bool // keys, and partitions to who is ahead
+	deletes                 int  // windows past retention in a call, 0 for all
 }
 
 // A kind says what the counts are compared with.
@@ -70,8 +73,8 @@ func (s step) String() string {
 }
 
 func (s setup) String() string {
-	return fmt.Sprintf("seed %d: %s, %d shards, %d processes, %v, idle %v, flush %v, at most %d pending; losses %v, crashes %v, rivals %v, ahead %v, growth %v, until end %v",
-		s.seed, s.kind, s.shards, s.slots, s.def, s.idle, s.flush, s.maxPending, s.losses, s.crashes, s.rivals, s.ahead, s.growth, s.untilEnd)
+	return fmt.Sprintf("seed %d: %s, %d shards, %d processes, %v, idle %v, flush %v, at most %d pending; losses %v, crashes %v, rivals %v, ahead %v, growth %v, until end %v, long keys %v, yields %v, deletes %d",
+		s.seed, s.kind, s.shards, s.slots, s.def, s.idle, s.flush, s.maxPending, s.losses, s.crashes, s.rivals, s.ahead, s.growth, s.untilEnd, s.long, s.yields, s.deletes)
 }
 
 func draw(seed uint64) (setup, []step) {
@@ -110,6 +113,8 @@ func draw(seed uint64) (setup, []step) {
 			}
 		}
 	}
+	more := rand.New(rand.NewPCG(seed, 5))
+	s.long, s.yields, s.deletes = more.IntN(3) == 0, s.rivals && more.IntN(2) == 0, more.IntN(3)
 	// What is lost is bounded in offsets, not in what events add up to.
 	s.def.Sum = s.kind != gaps && s.kind != cuts && seed/2%3 == 0
 	var steps []step

@@ -23,7 +23,7 @@ var shrinking = flag.Duration("shrink", 20*time.Second, "how long TestSimulation
 func TestSimulation(t *testing.T) {
 	var all tumble.Stats
 	var reads readTally
-	var endings int
+	var endings, yielded, filled int
 	var shrunk bool
 	n := 0
 	eachSeed(t, simulationSeeds, func(t *testing.T, seed uint64) {
@@ -32,6 +32,8 @@ func TestSimulation(t *testing.T) {
 		w, err := simulate(t, setup, steps)
 		all = sum(all, w.books())
 		endings += w.endings
+		yielded += w.yielded
+		filled += w.filled
 		reads.final += w.readers.reads.final
 		reads.fallen += w.readers.reads.fallen
 		if err == nil {
@@ -56,6 +58,7 @@ func TestSimulation(t *testing.T) {
 		"Counted": all.Counted, "DroppedLate": all.DroppedLate, "Expired": all.Expired, "Rejected": all.Rejected, "Skipped": all.Skipped,
 		"Replayed": all.Replayed, "Pending": all.Pending, "Late": all.Late, "Ahead": all.Ahead, "Lost": all.Lost, "Conflicts": all.Conflicts, "Retries": all.Retries,
 		"final reads": reads.final, "reads during which the store fell back": reads.fallen, "partitions that were ended": int64(endings),
+		"partitions that were yielded": int64(yielded), "looks at memory that keys have filled": int64(filled),
 	} {
 		t.Logf("%s: %d", what, n)
 		require.Positive(t, n, what)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/tumblestream/tumble"
@@ -173,6 +174,13 @@ func (w *world) assign(id string, slot int) {
 
 // share tells every process which partitions it is to read.
 func (w *world) share() {
+	w.mu.Lock()
+	for id, slots := range w.owners {
+		if len(slots) > 0 {
+			w.newest[id] = slots[len(slots)-1]
+		}
+	}
+	w.mu.Unlock()
 	for slot, p := range w.procs {
 		if p == nil || p.source == nil {
 			continue
@@ -269,6 +277,9 @@ func (w *world) add(id string, n int, rng *rand.Rand) {
 			e.Time = now.Add(maxAhead + time.Duration(rng.IntN(3))*time.Hour + age) // the least become timely while this runs
 		case x == 5:
 			e.Time = time.Time{}
+		}
+		if w.long {
+			e.Key += strings.Repeat("-", []int{0, longestKey - len(e.Key), longestKey - len(e.Key) + 1}[rng.IntN(40)%9%3])
 		}
 		if w.def.Sum {
 			e.N = int64(len(w.sent)+len(events)) % (maxN + 1)

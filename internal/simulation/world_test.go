@@ -44,6 +44,9 @@ type world struct {
 	lost    bool              // the store has lost something
 	final   int64             // events added to windows that were closed
 	endings int               // of partitions that somebody ended
+	yielded int               // partitions, to another process
+	newest  map[string]int    // slot that a partition was given to last
+	filled  int               // times that keys filled the memory that MaxPending allows
 	broken  error
 }
 
@@ -59,11 +62,12 @@ func newWorld(s setup) *world {
 	w := &world{
 		setup: s, topic: faketest.NewTopic(), sink: faketest.NewStore(s.shards), procs: make([]*process, s.slots),
 		owners: map[string][]int{}, first: map[string]int{}, lossy: map[string]bool{}, ended: map[string]bool{}, old: make([]*faketest.Shard, s.shards),
-		rng: rand.New(rand.NewPCG(s.seed, 2)), down: map[int]time.Time{}, hangs: map[int]time.Time{}, noise: 20,
+		rng: rand.New(rand.NewPCG(s.seed, 2)), down: map[int]time.Time{}, hangs: map[int]time.Time{}, noise: 20, newest: map[string]int{},
 	}
 	w.topic.Rand = rand.New(rand.NewPCG(s.seed, 3))
 	w.sink.SetFault(w.fault)
 	w.sink.Applied = w.applied
+	w.sink.Deletes = s.deletes
 	return w
 }
 
@@ -216,6 +220,15 @@ func (w *world) check(p *process) {
 	}
 	if limit := w.maxPending + maxChunk*5; s.Increments < 0 || s.Increments > int64(limit) || s.Pending < 0 {
 		w.fail("%s: held in memory: %+v", p.name, s)
+	}
+	full := int64(w.maxPending) * bytesEach
+	if s.KeyBytes < 0 || s.KeyBytes > full+maxChunk*5*longestKey {
+		w.fail("%s: bytes of keys held in memory: %+v", p.name, s)
+	}
+	if s.KeyBytes >= full && s.Increments < int64(w.maxPending) {
+		w.mu.Lock()
+		w.filled++
+		w.mu.Unlock()
 	}
 }
 
