@@ -68,9 +68,14 @@ func mixed(terms, term uint64) uint64 { return terms*0x9e3779b97f4a7c15 + term }
 // Counts returns the counts of keys in the window that holds at, which must be in
 // [1700, 2200), in the order of keys.
 func (s *Sink) Counts(ctx context.Context, at time.Time, keys ...string) ([]tumble.Count, error) {
+	s.mu.RLock()
+	_, _, _, err := s.bounds(at) // without keys nothing else would look
+	s.mu.RUnlock()
+	if err != nil {
+		return nil, err
+	}
 	counts := make([]tumble.Count, len(keys))
 	for i, key := range keys {
-		var err error
 		if counts[i], err = s.Count(ctx, key, at); err != nil {
 			return nil, err
 		}

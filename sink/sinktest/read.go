@@ -38,12 +38,13 @@ func (l *lanes) some() map[string]int64 {
 // reads are the methods of a Reader that read counts.
 func reads(c *check, r tumble.Reader) map[string]func(at time.Time) error {
 	return map[string]func(time.Time) error{
-		"Count":   func(at time.Time) error { _, err := r.Count(c.ctx, "a", at); return err },
-		"Range":   func(at time.Time) error { _, err := r.Range(c.ctx, "a", at, at.Add(time.Hour)); return err },
-		"Top":     func(at time.Time) error { _, err := r.Top(c.ctx, at, 3); return err },
-		"Scan":    func(at time.Time) error { _, err := r.Scan(c.ctx, at, "", 3); return err },
-		"Counts":  func(at time.Time) error { _, err := r.Counts(c.ctx, at, "a", "b"); return err },
-		"Windows": func(at time.Time) error { _, err := r.Windows(c.ctx, at, at.Add(time.Hour)); return err },
+		"Count":             func(at time.Time) error { _, err := r.Count(c.ctx, "a", at); return err },
+		"Range":             func(at time.Time) error { _, err := r.Range(c.ctx, "a", at, at.Add(time.Hour)); return err },
+		"Top":               func(at time.Time) error { _, err := r.Top(c.ctx, at, 3); return err },
+		"Scan":              func(at time.Time) error { _, err := r.Scan(c.ctx, at, "", 3); return err },
+		"Counts":            func(at time.Time) error { _, err := r.Counts(c.ctx, at, "a", "b"); return err },
+		"Counts of no keys": func(at time.Time) error { _, err := r.Counts(c.ctx, at); return err },
+		"Windows":           func(at time.Time) error { _, err := r.Windows(c.ctx, at, at.Add(time.Hour)); return err },
 	}
 }
 

@@ -53,6 +53,7 @@ var ofSinks = []directed{
 	{"TestFrontierModel", mutation{"a watermark that goes back", "sink/memory/store.go", " || to.Watermark.Before(from.Watermark) ||", " ||", "goes by a frontier that is no more"}},
 	{"TestSnapshotIsOfAll", mutation{"a snapshot has its writers", "sink/memory/store.go", "c.checkpoints, c.writers = maps.Clone(st.checkpoints), maps.Clone(st.writers)", "c.checkpoints = maps.Clone(st.checkpoints)", "restores a store that never was"}},
 	{"TestSnapshotIsApart", mutation{"a snapshot has its own keys", "sink/memory/table.go", "c.blocks[i] = slices.Clip(b)", "_, _ = i, b", "lets a restored store share keys with the one that goes on"}},
+	{rules("4_shards", "Reader/no_definition,_no_counts"), mutation{"no keys are a question, too", "sink/memory/totals.go", "\tif err != nil {\n\t\treturn nil, err\n\t}\n\tcounts := make", "\t_ = err\n\tcounts := make", "answers about a name under which nothing is stored"}},
 	{"TestPageOfPieces", mutation{"open in some shard", "sink/memory/totals.go", "return min(a, b)", "return max(a, b)", "calls a page final that lacks counts"}},
 	{"TestPageOfPieces", mutation{"expired in some shard", "sink/memory/totals.go", "if a == tumble.Expired || b == tumble.Expired {", "if a == tumble.Expired {", "calls a page final of which a part was deleted"}},
 	{rules("4_shards", "Reader/a_page"), mutation{"expired stays", "sink/memory/totals.go", "if a == tumble.Expired || b == tumble.Expired {", "if b == tumble.Expired {", "calls a page open of which a part was deleted"}},
