@@ -171,6 +171,8 @@ func TestFenced(t *testing.T) {
 	require.Equal(t, "one", cursor)
 	w.Cursor = "two"
 	require.Error(t, first.Write(t.Context(), w, []tumble.Count{{Key: "a", Start: day, N: 2}}))
+	_, err = first.Cursor(t.Context())
+	require.Error(t, err, "it must not fence off the newest in turn")
 	require.NoError(t, second.Move(t.Context(), "three"))
 	cursor, err = second.Cursor(t.Context())
 	require.NoError(t, err)
@@ -237,4 +239,126 @@ func TestReplay(t *testing.T) {
 	for key, n := range got {
 		require.Equal(t, 1, n, key)
 	}
+}
+
+// newTopic creates a topic, and opens it under its own name.
+func newTopic(t *testing.T) (*Topic, string) {
+	topic := fmt.Sprintf("finals-%x", rand.Uint64())
+	admin, err := kgo.NewClient(kgo.SeedBrokers(kafkaAt))
+	require.NoError(t, err)
+	defer admin.Close()
+	_, err = kadm.NewClient(admin).CreateTopic(t.Context(), 1, 1, nil, topic)
+	require.NoError(t, err)
+	d, err := OpenTopic(t.Context(), []string{kafkaAt}, topic, topic)
+	require.NoError(t, err)
+	t.Cleanup(d.Close)
+	return d, topic
+}
+
+// The broker answers a commit before consumers can see it. A Topic that is used again
+// must not go on from the cursor before.
+func TestTopicUsedAgain(t *testing.T) {
+	d, _ := newTopic(t)
+	for i := range 50 {
+		want := fmt.Sprint(i)
+		require.NoError(t, d.Move(t.Context(), want))
+		cursor, err := d.Cursor(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, want, cursor)
+	}
+}
+
+// Calls are cut off at any moment of a transaction, and the commit is given up as well. The
+// next call goes on, and each window is in the topic once.
+func TestTopicCutOff(t *testing.T) {
+	for name, impatient := range map[string]bool{"produce": false, "commit": true} {
+		t.Run(name, func(t *testing.T) { cutOff(t, impatient) })
+	}
+}
+
+func cutOff(t *testing.T, impatient bool) {
+	d, topic := newTopic(t)
+	patience := d.patience
+	const windows = 30
+	cut := 0
+	for calls := 0; ; calls++ {
+		require.Less(t, calls, 50*windows, "it does not get on")
+		d.patience = patience
+		cursor, err := d.Cursor(t.Context())
+		require.NoError(t, err)
+		next := 0
+		if cursor != "" {
+			_, err := fmt.Sscan(cursor, &next)
+			require.NoError(t, err)
+		}
+		if next == windows {
+			break
+		}
+		ctx, cancel := t.Context(), context.CancelFunc(func() {})
+		if rand.IntN(5) > 0 {
+			ctx, cancel = context.WithTimeout(ctx, time.Duration(rand.IntN(1+[]int{200, 1500}[rand.IntN(2)]))*time.Microsecond)
+		}
+		if impatient && rand.IntN(2) == 0 {
+			d.patience = time.Duration(rand.IntN(6000)) * time.Microsecond
+		}
+		start := day.Add(time.Duration(next) * time.Minute)
+		err = d.Write(ctx, tumble.Total{Start: start, End: start.Add(time.Minute), Cursor: fmt.Sprint(next + 1)},
+			[]tumble.Count{{Key: "a", Start: start, N: 1}, {Key: "b", Start: start, N: 2}})
+		if cancel(); err != nil {
+			cut++
+			if !impatient {
+				require.ErrorIs(t, err, context.DeadlineExceeded)
+				require.NoError(t, d.broken, "the transaction was ended in the call that was cut off")
+			}
+		}
+	}
+	require.Positive(t, cut, "no call was cut off, so nothing was tried")
+	t.Logf("%d calls were cut off", cut)
+	reader, err := kgo.NewClient(kgo.SeedBrokers(kafkaAt), kgo.ConsumeTopics(topic), kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	require.NoError(t, err)
+	defer reader.Close()
+	times := map[place]int{}
+	for quiet := 0; quiet < 5; quiet++ {
+		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+		reader.PollFetches(ctx).EachRecord(func(r *kgo.Record) {
+			var row Row
+			require.NoError(t, json.Unmarshal(r.Value, &row))
+			times[place{row.Key, row.Start}]++
+			quiet = 0
+		})
+		cancel()
+	}
+	require.Len(t, times, 2*windows)
+	for p, n := range times {
+		require.Equal(t, 1, n, p)
+	}
+}
+
+// Who does not know what became of a commit is told to ask, so that it writes nothing twice.
+func TestTopicAsksFirst(t *testing.T) {
+	d, _ := newTopic(t)
+	patience := d.patience
+	d.patience = 0
+	require.ErrorIs(t, d.Move(t.Context(), "one"), context.DeadlineExceeded)
+	d.patience = patience
+	require.ErrorContains(t, d.Move(t.Context(), "one"), "Cursor must be called first")
+	_, err := d.Cursor(t.Context())
+	require.NoError(t, err)
+	require.NoError(t, d.Move(t.Context(), "two"))
+	cursor, err := d.Cursor(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, "two", cursor)
+}
+
+// A call whose context has ended already changes nothing, and the next one goes on.
+func TestTopicNotBegun(t *testing.T) {
+	d, _ := newTopic(t)
+	require.NoError(t, d.Move(t.Context(), "one"))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.ErrorIs(t, d.Move(ctx, "two"), context.Canceled)
+	cursor, err := d.Cursor(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, "one", cursor)
+	require.NoError(t, d.Move(t.Context(), "three"))
 }
