@@ -165,6 +165,131 @@ func TestWebhook(t *testing.T) {
 	}
 }
 
+// A turning reader is another one from the given call of Scan on, and from the given calls
+// of Windows on another one, one with another term, and one whose windows are open.
+type turning struct {
+	tumble.Reader
+	scans, windows         int
+	at, totals, term, open int // 0: never
+	other                  tumble.Reader
+}
+
+func (r *turning) Scan(ctx context.Context, at time.Time, cursor string, limit int) (tumble.Page, error) {
+	r.scans++
+	if r.at > 0 && r.scans >= r.at {
+		return r.other.Scan(ctx, at, cursor, limit)
+	}
+	return r.Reader.Scan(ctx, at, cursor, limit)
+}
+
+func (r *turning) Windows(ctx context.Context, from, to time.Time) ([]tumble.Total, error) {
+	r.windows++
+	of := r.Reader
+	if r.totals > 0 && r.windows >= r.totals {
+		of = r.other
+	}
+	totals, err := of.Windows(ctx, from, to)
+	for i := range totals {
+		if r.term > 0 && r.windows >= r.term {
+			totals[i].Term++
+		}
+		if r.open > 0 && r.windows >= r.open {
+			totals[i].State = tumble.Open
+		}
+	}
+	return totals, err
+}
+
+// written keeps what it gets in memory.
+type written struct {
+	cursor string
+	got    map[place]int64
+	wrote  func()
+}
+
+func (d *written) Cursor(context.Context) (string, error) { return d.cursor, nil }
+
+func (d *written) Move(_ context.Context, cursor string) error {
+	d.cursor = cursor
+	return nil
+}
+
+func (d *written) Write(_ context.Context, t tumble.Total, counts []tumble.Count) error {
+	for _, c := range counts {
+		d.got[place{c.Key, c.Start}] += c.N
+	}
+	d.cursor = t.Cursor
+	d.wrote()
+	return nil
+}
+
+// A window that is no longer the one that was final is not handed on: the store fell back
+// after its total was read. Of a new term alone nothing is lost.
+func TestFollowCompares(t *testing.T) {
+	full, part := memory.New(memory.Config{}), memory.New(memory.Config{})
+	want := count(t, full, 1, 7, 0)
+	count(t, part, 1, 4, 0)
+	// Windows is called by Finals, by All before and after its Scan, and by Follow.
+	for name, c := range map[string]struct {
+		turning
+		changed bool
+	}{
+		"as it was":                     {},
+		"fell back before it was read":  {turning: turning{at: 1, totals: 2}, changed: true},
+		"fell back after it was read":   {turning: turning{totals: 4}, changed: true},
+		"fell back while it was read":   {turning: turning{at: 1, totals: 3}, changed: true},
+		"is open again":                 {turning: turning{open: 4}, changed: true},
+		"has a new term":                {turning: turning{term: 2}},
+		"has a new term after the read": {turning: turning{term: 4}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx, stop := context.WithTimeout(t.Context(), 5*time.Second)
+			defer stop()
+			c.Reader, c.other = full, part
+			d := &written{got: map[place]int64{}, wrote: stop}
+			err := Follow(ctx, &c.turning, d)
+			if c.changed {
+				require.ErrorIs(t, err, tumble.ErrChanged)
+				require.Empty(t, d.got)
+				require.Empty(t, d.cursor)
+				return
+			}
+			require.ErrorIs(t, err, context.Canceled)
+			require.Equal(t, want, d.got)
+		})
+	}
+}
+
+// Counts that are read under two terms are of two histories, even if their sums agree.
+func TestFollowReadsAgain(t *testing.T) {
+	sink := memory.New(memory.Config{})
+	count(t, sink, 1, 3, 0)
+	r := &turning{Reader: sink, term: 4}
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	require.ErrorIs(t, Follow(ctx, r, &written{got: map[place]int64{}, wrote: stop}), context.Canceled)
+	require.Equal(t, 2, r.scans)
+
+	each := eachTerm{Reader: sink}
+	err := Follow(t.Context(), &each, &written{got: map[place]int64{}, wrote: func() { t.Error("written") }})
+	require.ErrorIs(t, err, tumble.ErrChanged)
+}
+
+// eachTerm has another term at each look.
+type eachTerm struct {
+	tumble.Reader
+	looks uint64
+}
+
+func (r *eachTerm) Windows(ctx context.Context, from, to time.Time) ([]tumble.Total, error) {
+	totals, err := r.Reader.Windows(ctx, from, to)
+	for i := range totals {
+		r.looks++
+		totals[i].Term += r.looks
+	}
+	return totals, err
+}
+
 // An answer that comes too late is none, and the request comes again with its key.
 func TestWebhookTimeout(t *testing.T) {
 	sink := memory.New(memory.Config{})
