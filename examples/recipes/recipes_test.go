@@ -331,23 +331,63 @@ func TestRetryAfter(t *testing.T) {
 		w.WriteHeader(http.StatusTooManyRequests)
 	}))
 	defer server.Close()
-	again, err := (&Webhook{URL: server.URL}).try(t.Context(), nil, "key")
+	again, err := (&Webhook{URL: server.URL}).try(t.Context(), nil, "key", 0)
 	require.ErrorContains(t, err, "429")
 	require.Equal(t, 7*time.Second, again)
 }
 
-// What was counted again after a loss is another request: its counts may differ.
-func TestKeysNameTheTerm(t *testing.T) {
-	keys := map[string]bool{}
+// The key is the same for the same counts of a window under whatever term, and another one
+// for all else. The term is in a header of its own.
+func TestKeys(t *testing.T) {
+	var keys, terms []string
 	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		keys[r.Header.Get("Idempotency-Key")] = true
+		keys, terms = append(keys, r.Header.Get("Idempotency-Key")), append(terms, r.Header.Get("Tumble-Term"))
 	}))
 	defer server.Close()
-	hook := &Webhook{URL: server.URL, Name: "clicks", File: filepath.Join(t.TempDir(), "cursor")}
-	for _, term := range []uint64{1, 2, 1} {
-		require.NoError(t, hook.Write(t.Context(), tumble.Total{Start: day, End: day.Add(time.Minute), Term: term}, nil))
+	counts := make([]tumble.Count, 7)
+	post := func(name string, from, to time.Time, term uint64, n int) []string {
+		keys = nil
+		hook := &Webhook{URL: server.URL, Name: name, File: filepath.Join(t.TempDir(), "cursor"), Size: 3}
+		require.NoError(t, hook.Write(t.Context(), tumble.Total{Start: from, End: to, Term: term}, counts[:n]))
+		return keys
 	}
-	require.Len(t, keys, 2)
+	minute, hour := day.Add(time.Minute), day.Add(time.Hour)
+	first := post("clicks", day, minute, 1, 7)
+	require.Len(t, first, 3)
+	require.Equal(t, first, post("clicks", day, minute, 0xabc, 7))
+	require.Equal(t, []string{"0000000000000001", "0000000000000abc"}, []string{terms[0], terms[3]})
+	require.Equal(t, first[:2], post("clicks", day, minute, 1, 6), "after a loss there may be fewer")
+
+	seen := map[string]bool{}
+	for _, other := range [][]string{first, post("views", day, minute, 1, 7), post("clicks", minute, minute.Add(time.Minute), 1, 7), post("clicks", day, hour, 1, 7)} {
+		for _, key := range other {
+			require.False(t, seen[key])
+			seen[key] = true
+		}
+	}
+}
+
+// A pipeline that is restarted draws new terms. A window that was posted in part before
+// comes once all the same.
+func TestWebhookNewTerm(t *testing.T) {
+	sink := memory.New(memory.Config{})
+	want := count(t, sink, 3, 7, 0)
+	r := newReceiver(t)
+	r.fail = func(call int, w http.ResponseWriter) (bool, bool) {
+		if call == 5 {
+			w.WriteHeader(http.StatusUnauthorized)
+		}
+		return call != 5, call == 5
+	}
+	server := httptest.NewServer(r)
+	defer server.Close()
+	hook := &Webhook{URL: server.URL, Name: "clicks", File: filepath.Join(t.TempDir(), "cursor"), Size: 3}
+	require.ErrorIs(t, Follow(t.Context(), sink, hook), ErrRefused)
+	again := &turning{Reader: sink, term: 1}
+	require.NoError(t, Follow(t.Context(), again, hook), "the new term")
+	follow(t, again, hook, 2)
+	require.Equal(t, want, r.got)
+	require.Len(t, r.seen, 3*3)
 }
 
 // Minutes before the switch are the loop's, all others the pipeline's.

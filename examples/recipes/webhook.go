@@ -22,13 +22,22 @@ import (
 
 // A Webhook posts windows, some counts at a time. Each request has a header
 // Idempotency-Key, the same whenever the same counts are posted again: after an answer
-// that did not arrive, and after a crash between the answer and the cursor. A receiver
-// that does nothing for a key that it has seen does everything once.
+// that did not arrive, after a crash between the answer and the cursor, and after a restart
+// of the pipeline. A receiver that does nothing for a key that it has seen does everything
+// once.
+//
+// The header Tumble-Term has the window's term, 16 hexadecimal digits. It is another one
+// after a restart of the pipeline, and after a loss of the store, when the counts under a
+// key that was seen may differ. So the term is not in the key: a receiver decides for
+// itself, as it can compare the counts.
 type Webhook struct {
 	URL  string
-	Name string       // of the counts; it is part of the keys
-	File string       // that keeps the cursor; one for each URL and Name
-	Size int          // counts in a request; default: 1,000
+	Name string // of the counts; it is part of the keys
+	File string // that keeps the cursor; one for each URL and Name
+	// Size is how many counts a request has at most. Defaults to 1,000. With another Size
+	// a window that was posted in part has its counts under other keys: change it only
+	// together with Name, or where the receiver tells counts apart by their own keys.
+	Size int
 	HTTP *http.Client // default: one that waits 10 s for an answer
 }
 
@@ -71,10 +80,11 @@ func (h *Webhook) Write(ctx context.Context, t tumble.Total, counts []tumble.Cou
 	request := Request{Name: h.Name, Start: t.Start.UTC(), End: t.End.UTC(), Parts: max(1, (len(counts)+size-1)/size)}
 	for request.Part = 1; request.Part <= request.Parts; request.Part++ {
 		request.Counts = []Row{}
-		for _, c := range counts[(request.Part-1)*size : min(request.Part*size, len(counts))] {
+		row := (request.Part - 1) * size
+		for _, c := range counts[row:min(row+size, len(counts))] {
 			request.Counts = append(request.Counts, Row{c.Key, c.Start.UTC(), c.N})
 		}
-		if err := h.post(ctx, request, t.Term); err != nil {
+		if err := h.post(ctx, request, row, t.Term); err != nil {
 			return err
 		}
 	}
@@ -85,17 +95,18 @@ func (h *Webhook) Write(ctx context.Context, t tumble.Total, counts []tumble.Cou
 // however often it comes.
 var ErrRefused = errors.New("the receiver refuses the request")
 
-// post posts until the receiver has answered that it has the request. The key names the
-// term: what was counted again after a loss of the store is another request.
-func (h *Webhook) post(ctx context.Context, request Request, term uint64) error {
+// post posts until the receiver has answered that it has the request. row is the number of
+// its first count in the window. The key is made of that and the window, and not of the
+// term, nor of how many counts there are: these may be others when it is posted again.
+func (h *Webhook) post(ctx context.Context, request Request, row int, term uint64) error {
 	body, err := json.Marshal(request)
 	if err != nil {
 		return err
 	}
-	sum := sha256.Sum256(fmt.Appendf(nil, "%s %s %016x %d/%d", request.Name, request.Start.Format(time.RFC3339Nano), term, request.Part, request.Parts))
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q %s %s %d", request.Name, request.Start.Format(time.RFC3339Nano), request.End.Format(time.RFC3339Nano), row))
 	key := hex.EncodeToString(sum[:16])
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 30*time.Second) {
-		again, err := h.try(ctx, body, key)
+		again, err := h.try(ctx, body, key, term)
 		if err == nil {
 			return nil
 		}
@@ -112,13 +123,14 @@ func (h *Webhook) post(ctx context.Context, request Request, term uint64) error 
 
 // try posts once. After an error it returns how long the receiver wants to be left alone,
 // or a negative time if there is no use in trying again.
-func (h *Webhook) try(ctx context.Context, body []byte, key string) (again time.Duration, err error) {
+func (h *Webhook) try(ctx context.Context, body []byte, key string, term uint64) (again time.Duration, err error) {
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, h.URL, bytes.NewReader(body))
 	if err != nil {
 		return -1, err
 	}
 	r.Header.Set("Content-Type", "application/json")
 	r.Header.Set("Idempotency-Key", `"`+key+`"`) // a string of structured fields: RFC 9651
+	r.Header.Set("Tumble-Term", fmt.Sprintf("%016x", term))
 	client := h.HTTP
 	if client == nil {
 		client = &http.Client{Timeout: 10 * time.Second}
