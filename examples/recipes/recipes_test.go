@@ -326,14 +326,84 @@ func TestWebhookRefused(t *testing.T) {
 }
 
 func TestRetryAfter(t *testing.T) {
+	now := time.Date(2024, 5, 1, 12, 0, 0, 0, time.UTC)
+	date := func(after time.Duration) string { return now.Add(after).Format(http.TimeFormat) }
+	for name, c := range map[string]struct {
+		after, date string
+		want        time.Duration
+	}{
+		"nothing":                  {"", date(0), 0},
+		"seconds":                  {"7", date(0), 7 * time.Second},
+		"many seconds":             {"99999", date(0), 10 * time.Minute},
+		"more than a number holds": {"9999999999999999999", date(0), 0},
+		"less than none":           {"-7", date(0), 0},
+		"a date":                   {date(7 * time.Second), "", 7 * time.Second},
+		"by the receiver's clock":  {date(-time.Hour + 7*time.Second), date(-time.Hour), 7 * time.Second},
+		"a date that has passed":   {date(-time.Second), date(0), 0},
+		"a date far ahead":         {date(48 * time.Hour), date(0), 10 * time.Minute},
+		"a clock that is none":     {date(7 * time.Second), "noon", 7 * time.Second},
+		"words":                    {"soon", date(0), 0},
+	} {
+		header := http.Header{}
+		header.Set("Retry-After", c.after)
+		header.Set("Date", c.date)
+		require.Equal(t, c.want, retryAfter(header, now), name)
+	}
+
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Retry-After", "7")
+		w.Header().Set("Date", date(0))
+		w.Header().Set("Retry-After", date(7*time.Second))
 		w.WriteHeader(http.StatusTooManyRequests)
 	}))
 	defer server.Close()
 	again, err := (&Webhook{URL: server.URL}).try(t.Context(), nil, "key", 0)
 	require.ErrorContains(t, err, "429")
 	require.Equal(t, 7*time.Second, again)
+}
+
+// A redirect is no delivery: neither is it followed, nor does what it leads to count.
+func TestWebhookRedirected(t *testing.T) {
+	sink := memory.New(memory.Config{})
+	count(t, sink, 1, 3, 0)
+	for _, code := range []int{301, 302, 303, 304, 307, 308} {
+		calls := 0
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if calls++; r.URL.Path == "/" {
+				w.Header().Set("Location", "/login")
+				w.WriteHeader(code)
+			}
+		}))
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		followed := 0
+		client := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { followed++; return nil }}
+		hook := &Webhook{URL: server.URL, Name: "clicks", File: filepath.Join(t.TempDir(), "cursor"), HTTP: client}
+		err := Follow(ctx, sink, hook)
+		cancel()
+		server.Close()
+		require.ErrorIs(t, err, ErrRefused)
+		require.ErrorContains(t, err, fmt.Sprint(code))
+		require.ErrorContains(t, err, `"/login": redirects are not followed`)
+		require.Equal(t, 1, calls)
+		require.Zero(t, followed)
+		require.NotNil(t, client.CheckRedirect, "the caller's client stays as it is")
+		require.NoFileExists(t, hook.File)
+	}
+}
+
+// A URL that cannot be meant is an error at the start, and not a receiver that is away.
+func TestWebhookURL(t *testing.T) {
+	sink := memory.New(memory.Config{})
+	count(t, sink, 1, 3, 0)
+	for _, url := range []string{"", "hooks", "/hooks", "localhost:8080/hooks", "//localhost/hooks", "http://", "https:///hooks", "http://:80", "ftp://localhost/hooks", "http://local host/", "http://localhost:port/"} {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		err := Follow(ctx, sink, &Webhook{URL: url, Name: "clicks", File: filepath.Join(t.TempDir(), "cursor")})
+		require.NoError(t, ctx.Err(), url)
+		cancel()
+		require.ErrorContains(t, err, "Webhook.URL", url)
+	}
+	for _, url := range []string{"http://localhost", "https://user:word@localhost:8443/hooks?a=b", "http://[::1]:80/"} {
+		require.NoError(t, (&Webhook{URL: url}).check())
+	}
 }
 
 // The key is the same for the same counts of a window under whatever term, and another one

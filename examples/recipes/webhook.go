@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -51,8 +52,24 @@ type Request struct {
 	Counts []Row     `json:"counts"`
 }
 
-// Cursor reads the file.
+// check returns an error for a URL that no request can ever reach. It would be tried again
+// for ever else, as if the receiver were away.
+func (h *Webhook) check() error {
+	u, err := url.Parse(h.URL)
+	if err != nil {
+		return fmt.Errorf("Webhook.URL: %w", err)
+	}
+	if u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" {
+		return fmt.Errorf("Webhook.URL is %q, must be http://host/... or https://host/...", h.URL)
+	}
+	return nil
+}
+
+// Cursor reads the file. It is the first call of [Follow], so it checks the URL, too.
 func (h *Webhook) Cursor(context.Context) (string, error) {
+	if err := h.check(); err != nil {
+		return "", err
+	}
 	text, err := os.ReadFile(h.File)
 	if errors.Is(err, os.ErrNotExist) {
 		return "", nil
@@ -131,10 +148,13 @@ func (h *Webhook) try(ctx context.Context, body []byte, key string, term uint64)
 	r.Header.Set("Content-Type", "application/json")
 	r.Header.Set("Idempotency-Key", `"`+key+`"`) // a string of structured fields: RFC 9651
 	r.Header.Set("Tumble-Term", fmt.Sprintf("%016x", term))
-	client := h.HTTP
-	if client == nil {
-		client = &http.Client{Timeout: 10 * time.Second}
+	client := http.Client{Timeout: 10 * time.Second}
+	if h.HTTP != nil {
+		client = *h.HTTP // a copy: it is the caller's
 	}
+	// A client that follows a 301, 302 or 303 makes a GET without a body of the POST, and
+	// what the page there answers says nothing of the counts.
+	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	answer, err := client.Do(r)
 	if err != nil {
 		return 0, err
@@ -145,9 +165,29 @@ func (h *Webhook) try(ctx context.Context, body []byte, key string, term uint64)
 	case code/100 == 2:
 		return 0, nil
 	case code == http.StatusRequestTimeout || code == http.StatusTooManyRequests || code/100 == 5:
-		seconds, _ := strconv.Atoi(answer.Header.Get("Retry-After")) // a date is 0: our own wait
-		return time.Duration(max(0, min(seconds, 600))) * time.Second, fmt.Errorf("%s: %s", answer.Status, said)
+		return retryAfter(answer.Header, time.Now()), fmt.Errorf("%s: %s", answer.Status, said)
+	case code/100 == 3:
+		return -1, fmt.Errorf("%w: %s to %q: redirects are not followed, set Webhook.URL to where it leads", ErrRefused, answer.Status, answer.Header.Get("Location"))
 	default:
 		return -1, fmt.Errorf("%w: %s: %s", ErrRefused, answer.Status, said)
 	}
+}
+
+// retryAfter returns how long the receiver wants to be left alone, from seconds or a date,
+// and 10 minutes at most. 0: it does not say, or a time that has passed. A date is read by
+// the receiver's clock, where it tells that one.
+func retryAfter(header http.Header, now time.Time) time.Duration {
+	const most = 10 * time.Minute
+	text := header.Get("Retry-After")
+	if seconds, err := strconv.ParseUint(text, 10, 32); err == nil {
+		return min(time.Duration(seconds)*time.Second, most)
+	}
+	at, err := http.ParseTime(text)
+	if err != nil {
+		return 0
+	}
+	if theirs, err := http.ParseTime(header.Get("Date")); err == nil {
+		now = theirs
+	}
+	return max(0, min(at.Sub(now), most))
 }
