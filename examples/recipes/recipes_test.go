@@ -10,15 +10,18 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/tumblestream/tumble"
 	"github.com/tumblestream/tumble/sink/memory"
 	"github.com/tumblestream/tumble/source/channel"
+	"github.com/tumblestream/tumble/source/kafka"
 )
 
 var day = time.Date(2024, 5, 1, 0, 0, 0, 0, time.UTC)
@@ -458,6 +461,40 @@ func TestWebhookNewTerm(t *testing.T) {
 	follow(t, again, hook, 2)
 	require.Equal(t, want, r.got)
 	require.Len(t, r.seen, 3*3)
+}
+
+// A mended record has the headers and the time of the one that was rejected, also when that
+// had been a letter before, and no headers of the letter.
+func TestOriginal(t *testing.T) {
+	written := day.Add(time.Hour)
+	headers := func(names ...string) (all []kgo.RecordHeader) {
+		for _, name := range names {
+			value := "of " + name
+			if name == kafka.HeaderTime {
+				value = day.Add(1234 * time.Millisecond).Format(time.RFC3339Nano)
+			}
+			all = append(all, kgo.RecordHeader{Key: name, Value: []byte(value)})
+		}
+		return all
+	}
+	own := []string{kafka.HeaderTopic, kafka.HeaderPartition, kafka.HeaderOffset, kafka.HeaderCause}
+	timed := append(slices.Clone(own), kafka.HeaderTime)
+	for name, c := range map[string]struct {
+		have, want []string
+		at         time.Time
+	}{
+		"a letter":               {append([]string{"trace", "trace"}, timed...), []string{"trace", "trace"}, day.Add(1234 * time.Millisecond)},
+		"without headers":        {timed, nil, day.Add(1234 * time.Millisecond)},
+		"without a time":         {append([]string{"trace"}, own...), []string{"trace"}, time.Time{}},
+		"a letter of a letter":   {slices.Concat([]string{"trace"}, timed, own), append([]string{"trace"}, timed...), time.Time{}},
+		"one that was cut off":   {slices.Concat([]string{kafka.HeaderSize}, timed, []string{kafka.HeaderSize, kafka.HeaderDropped}), []string{kafka.HeaderSize}, day.Add(1234 * time.Millisecond)},
+		"one that was forwarded": {slices.Concat([]string{"trace"}, timed, []string{"mirror"}), []string{"trace", "mirror"}, day.Add(1234 * time.Millisecond)},
+		"no letter":              {[]string{"trace", kafka.HeaderTime}, []string{"trace", kafka.HeaderTime}, written},
+	} {
+		got, at := original(&kgo.Record{Headers: headers(c.have...), Timestamp: written})
+		require.ElementsMatch(t, headers(c.want...), got, name)
+		require.True(t, at.Equal(c.at), name)
+	}
 }
 
 // Minutes before the switch are the loop's, all others the pipeline's.

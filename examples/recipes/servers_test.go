@@ -7,6 +7,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http/httptest"
@@ -24,7 +25,9 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/tumblestream/tumble"
+	"github.com/tumblestream/tumble/sink/memory"
 	"github.com/tumblestream/tumble/sink/redis"
+	"github.com/tumblestream/tumble/source/kafka"
 )
 
 var (
@@ -361,4 +364,67 @@ func TestTopicNotBegun(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "one", cursor)
 	require.NoError(t, d.Move(t.Context(), "three"))
+}
+
+// Records that a pipeline rejects come back with their headers and timestamps.
+func TestReplayKeeps(t *testing.T) {
+	clicks := fmt.Sprintf("clicks-%x", rand.Uint64())
+	letters, topic := clicks+"-rejected", clicks+"-again"
+	client, err := kgo.NewClient(kgo.SeedBrokers(kafkaAt))
+	require.NoError(t, err)
+	defer client.Close()
+	_, err = kadm.NewClient(client).CreateTopics(t.Context(), 1, 1, nil, clicks, letters, topic)
+	require.NoError(t, err)
+	const n = 5
+	headers := []kgo.RecordHeader{{Key: "trace", Value: []byte("1")}, {Key: "trace", Value: []byte("2")}, {Key: kafka.HeaderCause, Value: []byte("of its own")}}
+	for i := range n {
+		require.NoError(t, client.ProduceSync(t.Context(), &kgo.Record{Topic: clicks, Key: fmt.Appendf(nil, "user_%d", i), Value: []byte("x"),
+			Headers: headers, Timestamp: day.Add(time.Duration(i) * 1001 * time.Millisecond)}).FirstErr())
+	}
+
+	dead, err := kafka.NewDeadLetters(kafka.DeadLettersConfig{Brokers: []string{kafkaAt}, Topic: letters})
+	require.NoError(t, err)
+	defer dead.Close()
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	written := make(chan struct{}, n)
+	source, err := kafka.New(kafka.Config{Brokers: []string{kafkaAt}, Topic: clicks, Partitions: []int32{0},
+		Decode: func(dst []tumble.Event, _ kafka.Message) ([]tumble.Event, error) { return dst, errors.New("rejected") },
+		OnReject: func(ctx context.Context, r kafka.Rejected) error {
+			err := dead.Write(ctx, r)
+			if err == nil {
+				written <- struct{}{}
+			}
+			return err
+		}})
+	require.NoError(t, err)
+	p, err := tumble.New(tumble.Config{Source: source, Sink: memory.New(memory.Config{}), Window: tumble.Window{Size: time.Minute}})
+	require.NoError(t, err)
+	done := make(chan error, 1)
+	go func() { done <- p.Run(ctx) }()
+	for range n {
+		<-written
+	}
+	stop()
+	require.NoError(t, <-done)
+
+	replayed, err := Replay(t.Context(), []string{kafkaAt}, letters, topic, letters+"-replay", func(r *kgo.Record) []byte { return append(r.Value, "!"...) })
+	require.NoError(t, err)
+	require.Equal(t, n, replayed)
+	reader, err := kgo.NewClient(kgo.SeedBrokers(kafkaAt), kgo.ConsumeTopics(topic), kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	require.NoError(t, err)
+	defer reader.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	for i := 0; i < n; {
+		fetches := reader.PollFetches(ctx)
+		require.NoError(t, fetches.Err())
+		fetches.EachRecord(func(r *kgo.Record) {
+			require.Equal(t, fmt.Sprintf("user_%d", i), string(r.Key))
+			require.Equal(t, "x!", string(r.Value))
+			require.Equal(t, headers, r.Headers)
+			require.Equal(t, day.Add(time.Duration(i)*1001*time.Millisecond), r.Timestamp.UTC())
+			i++
+		})
+	}
 }
