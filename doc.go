@@ -92,9 +92,11 @@
 // Final holds as long as the store loses nothing. If it does, the counts are made
 // again from the log, and may come out different: promises of idle partitions are
 // not in the log, nor is the moment at which a partition joined. [Count] has a
-// Term for that, a random number that changes with a loss. Two final reads of a
-// count under one term are equal. A program that copies final counts elsewhere
-// keeps the term beside them.
+// Term for that, a random number that changes with a loss. It may change without
+// one, too, at most once for each window that closes: after a restart, say. Two
+// final reads of a count under one term are equal. A program that copies final
+// counts elsewhere keeps the term beside them, and compares the counts when it is
+// another one.
 //
 // Retention is event time as well: no clock deletes a window that is still
 // counted. It may differ between processes and change at any time, as it does not

@@ -62,10 +62,15 @@ type Count struct {
 	N          int64
 	State      State
 
-	// Term is a random number that changes when the store has lost something
-	// and counts again. Two reads of one key and window that are both Final
-	// under the same Term are equal; under another Term a Final count may
-	// differ from what was lost. It says nothing while the window is Open.
+	// Term is a random number. A shard draws a new one with the first window
+	// that closes after a partition has got another writer: a pipeline was
+	// restarted, a group rebalanced, a batch was sent again, or the store lost
+	// something and counts again. So it changes without a loss as well, at most
+	// once for each window that closes, and after a loss always. Two reads of
+	// one key and window that are both Final under the same Term are equal;
+	// under another Term a Final count may differ from what was lost. Without a
+	// loss N is the same: compare it to know. Term says nothing while the window
+	// is Open.
 	Term uint64
 }
 
