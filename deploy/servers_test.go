@@ -22,5 +22,5 @@ func TestPromtool(t *testing.T) {
 	require.NoError(t, os.WriteFile(config, []byte(strings.ReplaceAll(string(text), "/etc/prometheus/alerts.yaml", rules)), 0o644))
 	out, err := exec.Command("promtool", "check", "config", config).CombinedOutput()
 	require.NoError(t, err, "%s", out)
-	require.Contains(t, string(out), "9 rules found")
+	require.Contains(t, string(out), "10 rules found")
 }
