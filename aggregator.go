@@ -78,7 +78,7 @@ type chunkTally struct {
 func (a *aggregator) place(ln *lane, stored, step Checkpoint, next Position, m mark, floors []time.Time) {
 	ln.sealed, ln.wrote, ln.due = stored, time.Now(), false
 	if !step.Same(stored) {
-		ln.seal(a.id, &a.table, step, &a.rollups, a.spare)
+		a.seal(ln, step)
 	}
 	ln.ahead, ln.next, ln.mark, ln.vouched = true, next, m, true
 	ln.fell()
@@ -99,7 +99,7 @@ func (a *aggregator) hold() {
 func (a *aggregator) rewind() {
 	a.ahead = slices.Clone(a.lanes)
 	slices.SortFunc(a.ahead, func(a, b *lane) int { return cmp.Compare(a.next.Offset, b.next.Offset) })
-	a.wm, a.later = mark{}, mark{}
+	a.wm = mark{}
 	a.calm = calm{}
 	a.stale = true
 	a.pos, a.epoch = a.ahead[0].next.Offset, a.ahead[0].next.Epoch

@@ -155,18 +155,22 @@ func (c *consumer) run(ctx context.Context) error {
 	return c.leave()
 }
 
-// halt ends reading for good. Pending batches are still flushed.
+// halt ends reading for good. Pending batches are still flushed. What goes wrong with
+// these is worth more than that somebody wanted to stop.
 func (c *consumer) halt(why error) {
 	if c.stop == nil {
 		c.stop = why
 		close(c.halted)
 		c.cease()
+	} else if c.stop == errStopped {
+		c.stop = why
 	}
 }
 
-// fail halts with err. If ctx has ended, err only says so, and nothing has failed.
+// fail halts with err. If ctx has ended, an err that is not fatal only says so, and
+// nothing has failed.
 func (c *consumer) fail(ctx context.Context, err error) {
-	if ctx.Err() != nil {
+	if ctx.Err() != nil && !fatal(err) {
 		err = errStopped
 	}
 	c.halt(err)

@@ -154,7 +154,7 @@ func (c *consumer) deliver(ctx context.Context, d *delivery, b *parcel) outcome 
 			return o
 		}
 		o.err = fmt.Errorf("tumble: apply %s@%d to shard %d: %w", c.id, b.From.Offset, d.lane.index, err)
-		if errors.Is(err, ErrDefinition) || errors.Is(err, ErrOverflow) || ctx.Err() != nil {
+		if fatal(err) || ctx.Err() != nil {
 			return o
 		}
 		c.trouble(d.lane.index, o.err)
@@ -166,6 +166,9 @@ func (c *consumer) deliver(ctx context.Context, d *delivery, b *parcel) outcome 
 		b.Writer = newNumber() // the store may have applied the first one and lost it
 	}
 }
+
+// fatal reports whether sending a batch again cannot mend err.
+func fatal(err error) bool { return errors.Is(err, ErrDefinition) || errors.Is(err, ErrOverflow) }
 
 // apply calls the shard as soon as it has a place free, and returns when that was.
 func (c *consumer) apply(ctx context.Context, d *delivery, b *parcel) (began time.Time, err error) {

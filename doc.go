@@ -66,7 +66,8 @@
 // A time far beyond the clock (MaxAhead) is counted in its own window and does
 // not move the watermark, so that one broken clock does not make everybody else
 // late. Once the clock has passed it, it counts as the watermark of a partition
-// that has fallen silent. A partition that has been caught up and silent for Idle
+// that has fallen silent; a restart forgets it, and then the next event moves the
+// watermark, or another partition. A partition that has been caught up and silent for Idle
 // lets its watermark follow the clock, so that the last windows close without
 // another event; one that lags never does.
 //

@@ -92,7 +92,7 @@ func (c *consumer) adopt(a answer) {
 	}
 	c.settling = settleSome
 	c.over, c.agg.ended = nil, false
-	log := c.agg.lanes[0].sealed.Log
+	was, log := c.log, c.agg.lanes[0].sealed.Log
 	if slices.ContainsFunc(c.agg.lanes, func(ln *lane) bool { return ln.sealed.Log != log }) {
 		// Offsets of two logs do not compare.
 		c.settleAll(settleFlushed)
@@ -100,6 +100,9 @@ func (c *consumer) adopt(a answer) {
 	}
 	if log != c.log {
 		c.log, c.committed = log, -1
+	}
+	if log != was || truncated {
+		c.agg.later = mark{} // the event that it was of may be gone
 	}
 	c.agg.rewind()
 	c.arm()

@@ -75,7 +75,7 @@ type Config struct {
 
 	// MaxPending bounds the number of increments of Window held in memory over all
 	// partitions, and 256 times as much the bytes of their keys. At the limit reading
-	// waits for the sink. One Chunk may pass it. Defaults to 1,000,000.
+	// waits for the sink. One Chunk of each partition may pass it. Defaults to 1,000,000.
 	MaxPending int
 
 	// ShutdownTimeout bounds the last flush, after Run was told to stop. Defaults

@@ -75,6 +75,16 @@ func TestFatalErrors(t *testing.T) {
 			require.ErrorIs(t, <-p.Done, tumble.ErrOverflow)
 		})
 	})
+	t.Run("a sum that is too large in the last flush", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			topic, sink := faketest.NewTopic("a"), faketest.NewStore(1)
+			p := faketest.Start(t, tumble.Config{Source: &faketest.Source{Topic: topic}, Sink: redefined{sink, tumble.ErrOverflow}, FlushInterval: time.Minute})
+			time.Sleep(time.Second)
+			topic.Add("a", at(0, "x"))
+			time.Sleep(time.Second)
+			require.ErrorIs(t, p.Stop(), tumble.ErrOverflow)
+		})
+	})
 	t.Run("a source that lists nothing it can", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			p := faketest.Start(t, tumble.Config{Source: brokenSource{}, Sink: faketest.NewStore(1)})

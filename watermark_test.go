@@ -2,6 +2,7 @@ package tumble_test
 
 import (
 	"context"
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -243,4 +244,25 @@ func (b behindPartition) Fetch(ctx context.Context, from tumble.Position) (tumbl
 	c, err := b.Partition.Fetch(ctx, from)
 	c.End++
 	return c, err
+}
+
+// A partition goes back for a shard that was lost, and does not forget that the clock was
+// to pass an event.
+func TestWhatIsAheadSurvivesALoss(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		topic, sink := faketest.NewTopic("a"), faketest.NewStore(2)
+		key := "k0"
+		for n := 1; tumble.Hash(key)%2 != 0; n++ {
+			key = fmt.Sprint("k", n)
+		}
+		topic.Add("a", at(3*3600, key))
+		p := faketest.Start(t, tumble.Config{Source: &faketest.Source{Topic: topic}, Sink: sink})
+		time.Sleep(time.Hour)
+		sink.Restore(1, faketest.NewShard()) // the other one
+		time.Sleep(130 * time.Minute)
+		for shard := range 2 {
+			require.WithinRange(t, sink.Frontier(shard), time.Now().Add(-2*time.Minute), time.Now(), "shard %d: silent partitions follow the clock", shard)
+		}
+		require.NoError(t, p.Stop())
+	})
 }

@@ -58,9 +58,12 @@ func (s *Source) Run(ctx context.Context, consume func(context.Context, tumble.P
 		s.Topic.mu.Unlock()
 	}
 	var wg sync.WaitGroup
+	var once sync.Once
+	var first error // also of one that comes after ctx has ended
 	start := func(id string) {
 		wg.Go(func() {
 			if err := consume(ctx, s.Partition(id)); err != nil {
+				once.Do(func() { first = err })
 				cancel(err)
 			}
 		})
@@ -78,10 +81,7 @@ func (s *Source) Run(ctx context.Context, consume func(context.Context, tumble.P
 		break
 	}
 	wg.Wait()
-	if err := context.Cause(ctx); err != nil && !errors.Is(err, context.Canceled) {
-		return err
-	}
-	return nil
+	return first
 }
 
 // Partition returns one that nobody has read from yet. It is also a

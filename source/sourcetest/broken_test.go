@@ -190,9 +190,16 @@ var faults = []*fault{
 			})
 			return last
 		}},
-	{name: "errors are lost", rules: []string{"Run/the first error"},
+	{name: "errors are lost", rules: []string{"Run/the first error", "Run/an error of the last flush"},
 		run: func(l *log, ctx context.Context, consume func(context.Context, tumble.Partition) error) error {
 			_ = l.run(ctx, consume)
+			return nil
+		}},
+	{name: "errors are lost once it was stopped", rules: []string{"Run/an error of the last flush"},
+		run: func(l *log, ctx context.Context, consume func(context.Context, tumble.Partition) error) error {
+			if err := l.run(ctx, consume); ctx.Err() == nil {
+				return err
+			}
 			return nil
 		}},
 	{name: "what is lost is not said", rules: []string{"Run/says what is lost"},

@@ -36,6 +36,7 @@ func TestDocs(t *testing.T) {
 	said.WriteString("An error ends the pipeline, unless it wraps ErrUnavailable and Run has been called: then it is asked again. " +
 		"A transient error wraps ErrUnavailable and is retried. Any other error is transient and retried with back-off. " +
 		"A Committer is a Partition that wants to know how far its events are counted for good, to forget them or to tell others. " +
+		"Waits says what holds reading up although the log goes on, in words for who operates it: a quota, an open transaction. \"\" if nothing does. " +
 		"Committed reports that every shard holds the counts of all events before offset.")
 	for _, d := range f.Decls {
 		g, ok := d.(*ast.GenDecl)

@@ -241,6 +241,22 @@ var runRules = []Rule{
 		}
 	}),
 
+	rule("Run/an error of the last flush", docRunErr, func(c *check) {
+		broken := errors.New("consume is broken")
+		begun := make(chan struct{}, len(c.Log.Partitions))
+		cancel, result := c.run(func(ctx context.Context, p tumble.Partition) error {
+			begun <- struct{}{}
+			<-ctx.Done()
+			return broken
+		})
+		defer cancel()
+		<-begun
+		cancel()
+		if err := c.returned(result, "its context ended"); !errors.Is(err, broken) {
+			c.failf("Run returned the error %v after its context had ended, want that of consume: %v", err, broken)
+		}
+	}),
+
 	needing(func(l *Log) bool { return l.Lost != nil }, rule("Run/says what is lost", docLost, func(c *check) {
 		c.append(c.Log.Partitions[0], events(0, 20)...)
 		begin := c.partitions(c.Source, nil)
