@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"os/exec"
 	"slices"
@@ -22,6 +23,7 @@ import (
 
 	"github.com/tumblestream/tumble"
 	"github.com/tumblestream/tumble/sink/redis"
+	"github.com/tumblestream/tumble/source/channel"
 )
 
 // What these tests do to a server others could not bear, so each starts its
@@ -497,4 +499,57 @@ func TestHeals(t *testing.T) {
 	require.ErrorIs(t, err, tumble.ErrDefinition)
 	require.ErrorContains(t, err, "stored is window 1m0s, grace 1s")
 	require.ErrorContains(t, err, "wanted is window 1m0s, grace 0s")
+}
+
+// TestLoading has a server that takes its time to load its data after a restart: a pipeline
+// waits and loses nothing.
+func TestLoading(t *testing.T) {
+	dir := t.TempDir()
+	srv := start(t, "--dir", dir)
+	client := srv.connect(t, func(o *rueidis.ClientOption) { o.DialCtxFn = redis.Dial })
+	for i := range 4000 { // to be loaded, a thousandth of a second each
+		do(t, client, "SET", fmt.Sprint("other-", i), strings.Repeat("x", 2000))
+	}
+	events := make(chan tumble.Event)
+	source, err := channel.New(channel.Config{ID: "p", Events: events})
+	require.NoError(t, err)
+	var log bytes.Buffer
+	s := newSink(t, redis.Config{Client: client, Name: "a", Shards: 2, Timeout: time.Second})
+	p, err := tumble.New(tumble.Config{Source: source, Sink: s, Window: tumble.Window{Size: time.Minute}, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	require.NoError(t, err)
+	ran := make(chan error, 1)
+	go func() { ran <- p.Run(t.Context()) }()
+	send := func(n int) {
+		for range n {
+			events <- tumble.Event{Key: "k", Time: noon}
+		}
+	}
+	counted := func() int64 { return p.Stats().Counted }
+	send(10)
+	require.Eventually(t, func() bool { return counted() == 10 }, 10*time.Second, 10*time.Millisecond)
+
+	conn, err := net.Dial("tcp", srv.addr) // the client would ask again, and the next server would be gone, too
+	require.NoError(t, err)
+	_, err = conn.Write([]byte("SHUTDOWN SAVE\r\n"))
+	require.NoError(t, err)
+	_ = srv.cmd.Wait()
+	require.NoError(t, conn.Close())
+	_, port, err := net.SplitHostPort(srv.addr)
+	require.NoError(t, err)
+	again := exec.Command("redis-server", "--port", port, "--bind", "127.0.0.1", "--save", "", "--dir", dir,
+		"--key-load-delay", "1000", "--loading-process-events-interval-bytes", "1024")
+	require.NoError(t, again.Start())
+	t.Cleanup(func() {
+		again.Process.Kill()
+		again.Wait()
+	})
+	send(10)
+	require.EqualValues(t, 10, counted())
+	require.Eventually(t, func() bool { return counted() == 20 }, 20*time.Second, 20*time.Millisecond)
+	close(events)
+	require.NoError(t, <-ran)
+	c, err := s.Count(t.Context(), "k", noon)
+	require.NoError(t, err)
+	require.EqualValues(t, 20, c.N)
+	require.LessOrEqual(t, strings.Count(log.String(), "in trouble"), 1, log.String())
 }
