@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"runtime/debug"
+	"time"
 	_ "time/tzdata" // in a container there may be none
 
 	"github.com/tumblestream/tumble/internal/program"
@@ -33,6 +34,9 @@ func run(ctx context.Context) error {
 	}
 	defer listener.Close()
 	server.DisableCache = *noCache
+	// Requests that come together are sent to Redis together, for a fraction of the system
+	// calls of both. Go run . reads, in bench, tells what it gives.
+	server.MaxFlushDelay = 50 * time.Microsecond
 	client, err := redisdial.Connect(ctx, *server)
 	if err != nil {
 		return err
