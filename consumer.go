@@ -45,8 +45,6 @@ type consumer struct {
 	halted   chan struct{} // closed when stop is set, to cut retries short
 	cease    context.CancelFunc
 	troubles map[int]error // last error by shard, under -1 the partition's. Used within books.of, like those below
-	told     bool          // the log says that there is trouble
-	lines    rarely.Line   // that say so
 }
 
 // An answer is the result of a call on the partition: a Chunk of Fetch, or the
@@ -93,6 +91,7 @@ func (p *Pipeline) consume(ctx context.Context, part Partition) error {
 		p.mu.Lock()
 		delete(p.consumers, c)
 		p.mu.Unlock()
+		p.troubles.ends(c.id) // it is somebody else's now
 	}()
 	return c.run(ctx)
 }

@@ -262,35 +262,3 @@ func (c *consumer) applied(o outcome) {
 	c.agg.sealDue(d.lane)
 	c.commit()
 }
-
-// trouble keeps the last error of a shard, or of the partition under -1, until nil
-// says that it has passed. The log is told when trouble begins and when the last one
-// has passed, but of no more than one in 10 seconds: what comes and goes faster is
-// left out, and what stays is told later.
-func (c *consumer) trouble(index int, err error) {
-	var begins, ends bool
-	var why error
-	c.p.books.of(c.id, func(s *PartitionStats) {
-		if delete(c.troubles, index); err != nil {
-			c.troubles[index] = err
-		}
-		s.Err = nil
-		for _, err := range c.troubles {
-			s.Err = err
-		}
-		why = s.Err
-		switch {
-		case s.Err != nil && !c.told:
-			_, begins = c.lines.Now()
-			c.told = begins
-		case s.Err == nil && c.told:
-			c.told, ends = false, true
-		}
-	})
-	switch {
-	case begins:
-		c.p.cfg.Logger.Warn("partition is in trouble, retrying", "partition", c.id, "error", why)
-	case ends:
-		c.p.cfg.Logger.Info("partition works again", "partition", c.id)
-	}
-}

@@ -284,6 +284,38 @@ func TestTroubleIsToldOnce(t *testing.T) {
 	})
 }
 
+// A store that is away brings every partition into trouble: three lines say so, and that
+// it has passed. One that is given up meanwhile holds nothing back.
+func TestTroubleOfAllIsFewLines(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var ids []string
+		for n := range 200 {
+			ids = append(ids, fmt.Sprint("p", n))
+		}
+		topic, sink := faketest.NewTopic(ids...), faketest.NewStore(2)
+		var log strings.Builder
+		p := faketest.Start(t, tumble.Config{Source: &faketest.Source{Topic: topic}, Sink: sink, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		away := func(d time.Duration) {
+			sink.SetFault(func(int, *tumble.Batch) faketest.Fault { return faketest.Refused })
+			for i, id := range ids {
+				topic.Add(id, at(float64(i), fmt.Sprint(i)))
+			}
+			time.Sleep(d)
+			sink.SetFault(nil)
+			time.Sleep(20 * time.Second)
+		}
+		time.Sleep(20 * time.Second)
+		for range 3 {
+			away(2 * time.Minute)
+		}
+		require.NoError(t, p.Stop())
+		require.Equal(t, 6, strings.Count(log.String(), "in trouble"), log.String())
+		require.Contains(t, log.String(), "others=199")
+		require.Equal(t, 3, strings.Count(log.String(), "works again"), log.String())
+		require.LessOrEqual(t, strings.Count(log.String(), "\n"), 10)
+	})
+}
+
 // Trouble that comes and goes is told of once in 10 seconds at most.
 func TestTroubleThatComesAndGoes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -227,7 +227,7 @@ func (c *consumer) rest(overtaken bool) {
 	if c.conflicts < 2 {
 		return
 	}
-	if silence, ok := c.rivals.Now(); ok {
+	if silence, ok := c.p.rivals.Now(); ok {
 		c.p.cfg.Logger.Warn("another process counts this partition too, counts stay exact but both are slower", "partition", c.id, "unreported", silence)
 	}
 	wait := min(rivalWait<<min(c.conflicts-2, 10), most)

@@ -171,6 +171,9 @@ type Pipeline struct {
 
 	changes rarely.Line // of checkpoints that are not as they were left
 	waits   rarely.Line // of what holds up reading
+	rivals  rarely.Line // of conflicts with other processes
+
+	troubles troubles
 }
 
 // New returns a Pipeline, or an error that names the wrong field of cfg. It calls

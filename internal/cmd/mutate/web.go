@@ -9,6 +9,7 @@ var ofWeb = []directed{
 	{"TestStoreHangs", mutation{"a store that hangs", "web/web.go", "storeTimeout)\n\t\tdefer cancel()\n\t\tx, err := get", "100*storeTimeout)\n\t\tdefer cancel()\n\t\tx, err := get", "keeps requests for ever"}},
 	{"TestHistoryIsBounded", mutation{"ranges are bounded", "web/params.go", "n > maxWindows {", "n > maxWindows && false {", "reads the store for minutes for one request"}},
 	{"TestUserIsPathEscaped", mutation{"parts are marked", "web/web.go", "RawPath: marked(r.URL.EscapedPath())", "RawPath: r.URL.EscapedPath()", "does not find a key with slashes"}},
+	{"TestEventsAfterALongSilence", mutation{"a silent name is shown", "web/live.go", "err == nil && len(totals) == 0 && from.After(earliest)", "false", "shows nothing of a name that has been silent for an hour"}},
 	{"TestStreamsAreBounded", mutation{"streams are bounded", "web/live.go", "h.live.streams.Add(1) > maxStreams", "h.live.streams.Add(1) < 0", "lets pages take the memory of a service"}},
 	{"TestEventsThatStayTheSame", mutation{"only what changed", "web/live.go", "if !bytes.Equal(text, last) {", "if !bytes.Equal(text, last) || true {", "sends the same every second"}},
 	{"TestEventsThatStayTheSame", mutation{"alive", "web/live.go", "time.Since(wrote) >= aliveEvery", "time.Since(wrote) < 0", "looks dead to proxies"}},
