@@ -14,8 +14,15 @@ import (
 // handed on.
 
 // Starts returns the starts of the first and the last window that start in [from, to),
-// and false if none does.
+// and false if none does. Of times that are no event times, those outside the years 1700 to
+// 2199, it knows no windows.
 func (w Window) Starts(from, to time.Time) (first, last time.Time, ok bool) {
+	if earliest := time.Unix(minTime, 0); from.Before(earliest) {
+		from = earliest
+	}
+	if latest := time.Unix(maxTime, 0); to.After(latest) {
+		to = latest
+	}
 	if !from.Before(to) {
 		return first, last, false
 	}
@@ -247,7 +254,9 @@ func follow(ctx context.Context, r Reader, cursor string, final bool) iter.Seq2[
 type follower struct {
 	r      Reader
 	window Window
+	def    Definition
 	from   time.Time // the end of the last; zero: none was
+	seen   time.Time // windows that end by then were looked at once they were closed, and before they were past retention
 	term   uint64    // of the last
 }
 
@@ -256,10 +265,13 @@ func (f *follower) begin(ctx context.Context, cursor string, final bool) error {
 	if err != nil {
 		return err
 	}
+	f.def = def
 	if f.window = def.Window; final && !def.DropLate {
 		return fmt.Errorf("tumble: %w", ErrNotFinal)
 	}
-	return f.parse(cursor)
+	err = f.parse(cursor)
+	f.seen = f.from
+	return err
 }
 
 // next returns the windows that have closed since.
@@ -269,15 +281,23 @@ func (f *follower) next(ctx context.Context) ([]Total, error) {
 	if from.IsZero() {
 		from = earliest
 	}
+	p, err := f.r.Progress(ctx)
+	if err != nil {
+		return nil, err
+	}
+	closed := f.def.ClosedAt(p.Frontier)
 	totals, err := f.r.Windows(ctx, from, latest)
 	if err != nil {
 		return nil, err
 	}
-	if !f.from.IsZero() {
+	if !f.seen.IsZero() {
 		// After the totals were read: none of them was deleted before.
 		if err := f.lost(ctx); err != nil {
 			return nil, err
 		}
+	}
+	if closed.After(f.seen) {
+		f.seen = closed
 	}
 	var ready []Total
 	for _, t := range totals {
@@ -287,7 +307,7 @@ func (f *follower) next(ctx context.Context) ([]Total, error) {
 		if t.State == Open {
 			break
 		}
-		if !f.from.IsZero() && t.Term != f.term {
+		if !f.from.IsZero() && f.term != 0 && t.Term != f.term {
 			if len(ready) > 0 {
 				break
 			}
@@ -307,13 +327,13 @@ func (f *follower) lost(ctx context.Context) error {
 		page, err := f.r.Scan(ctx, at, "", 1)
 		return page.State == Expired, err
 	}
-	if is, err := expired(f.from); err != nil || !is {
+	if is, err := expired(f.seen); err != nil || !is {
 		return err
 	}
 	// Windows get past retention in order: some after low are not, as that of high.
-	low, high := f.from, f.from
+	low, high := f.seen, f.seen
 	for step := time.Minute; !high.After(low); step *= 2 {
-		at := f.from.Add(step)
+		at := f.seen.Add(step)
 		switch is, err := expired(at); {
 		case err != nil:
 			return err
@@ -327,8 +347,8 @@ func (f *follower) lost(ctx context.Context) error {
 		_, end := f.window.Bounds(low)
 		start, _ := f.window.Bounds(high)
 		if !start.After(end) {
-			e := &LostWindowsError{From: f.from, To: start}
-			f.from = start
+			e := &LostWindowsError{From: f.seen, To: start}
+			f.seen, f.from = start, start
 			e.Cursor = f.cursor()
 			return e
 		}

@@ -287,3 +287,72 @@ func TestFinalsNeedDropLate(t *testing.T) {
 		require.ErrorIs(t, err, tumble.ErrNoDefinition)
 	})
 }
+
+// A range that reaches far beyond all events ends in the last window that there may be,
+// which is open.
+func TestASumOverFarTimes(t *testing.T) {
+	def := byMinute
+	def.Retention = 0
+	w := write(t, def)
+	for i := range 3 {
+		w.add(1, i, "a", i, 1)
+	}
+	year := func(y int) time.Time { return time.Date(y, 1, 1, 0, 3, 0, 0, time.UTC) }
+	for _, to := range []time.Time{year(2199), year(2200), year(2300), year(2500), year(9999)} {
+		for _, from := range []time.Time{{}, year(1500), year(1700), minute(0)} {
+			c, err := tumble.Sum(t.Context(), w, "a", from, to)
+			require.NoError(t, err, "%v to %v", from, to)
+			require.EqualValues(t, 3, c.N, "%v to %v", from, to)
+			require.Equal(t, tumble.Open, c.State, "%v to %v", from, to)
+			require.True(t, c.Start.Before(c.End) && c.Start.Year() >= 1700, "%v to %v: %v", from, to, c)
+		}
+	}
+	_, err := tumble.Sum(t.Context(), w, "a", year(9999), year(9999).Add(time.Hour))
+	require.ErrorIs(t, err, tumble.ErrNoWindows)
+}
+
+// Windows that were looked at while they were closed, and held nothing, are not lost when
+// retention passes them: a log that is silent for longer is no alarm.
+func TestFinalsOfASilentLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		def := byMinute
+		def.Retention = 3 * time.Minute
+		w := write(t, def)
+		w.add(1, 2, "a", 0, 1)
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Hour)
+		defer cancel()
+		go func() {
+			for i := 3; ctx.Err() == nil; i++ { // the clock goes on
+				w.add(1, i, "", 0, 0)
+				time.Sleep(time.Minute)
+			}
+		}()
+		all, err := take(ctx, w, "")
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.Len(t, all, 1)
+		time.Sleep(2 * time.Minute)
+	})
+}
+
+// Who begins without a cursor is told as well of windows that go past retention before
+// they were handed on, once it has begun.
+func TestFinalsThatBeginBesideACatchUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		def := byMinute
+		def.Retention = 10 * time.Minute
+		w := write(t, def)
+		w.add(1, 0, "a", 0, 1) // it is open
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		go func() {
+			time.Sleep(5 * time.Second)
+			w.add(1, 99, "a", 60, 1)
+		}()
+		all, err := take(ctx, w, "")
+		lost := new(tumble.LostWindowsError)
+		require.ErrorAs(t, err, &lost)
+		require.Empty(t, all)
+		require.Equal(t, minute(0), lost.From.UTC())
+		require.Equal(t, minute(89), lost.To.UTC())
+	})
+}
