@@ -288,5 +288,19 @@ func (in level) newest(ctx context.Context, p tumble.Progress) ([]tumble.Total, 
 		from, to = start, end
 	}
 	totals, err := in.Windows(ctx, from, to)
+	// Of a name that has been silent for longer the last windows are shown that hold a
+	// count, however old.
+	for span := to.Sub(from); err == nil && len(totals) == 0 && from.After(earliest); span = min(2*span, century) {
+		to = from
+		if from = to.Add(-span); from.Before(earliest) {
+			from = earliest
+		}
+		totals, err = in.Windows(ctx, from, to)
+	}
 	return totals[max(0, len(totals)-liveWindows):], err
 }
+
+const century = 100 * 365 * 24 * time.Hour
+
+// earliest is the first event time that there is.
+var earliest = time.Date(1700, 1, 1, 0, 0, 0, 0, time.UTC)

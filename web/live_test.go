@@ -20,6 +20,7 @@ import (
 
 	"github.com/tumblestream/tumble"
 	"github.com/tumblestream/tumble/internal/program"
+	"github.com/tumblestream/tumble/sink/memory"
 )
 
 // The page loads nothing from elsewhere, runs no script but its own, and names no place
@@ -259,4 +260,28 @@ func TestBand(t *testing.T) {
 		require.Empty(t, snap().Band, "nothing is closed")
 		require.Len(t, asked, 2)
 	})
+}
+
+// After a long silence the page shows the last windows that hold a count.
+func TestEventsAfterALongSilence(t *testing.T) {
+	at := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	for _, silence := range []time.Duration{0, time.Hour, 3 * time.Hour, 1000 * time.Hour, 60 * 365 * 24 * time.Hour} {
+		sink := memory.New(memory.Config{})
+		shards, err := sink.Open(t.Context(), minutes)
+		require.NoError(t, err)
+		from := tumble.Checkpoint{Log: "log", Watermark: at}
+		_, err = shards[0].Load(t.Context(), tumble.LoadRequest{Init: map[string]tumble.Checkpoint{"p": from}})
+		require.NoError(t, err)
+		to := from
+		to.Offset, to.Watermark = 1, at.Add(silence)
+		require.NoError(t, shards[0].Apply(t.Context(), tumble.Batch{Partition: "p", Writer: 1, From: from, To: to, Deltas: []tumble.Delta{{Start: at, Key: "ada", N: 7}}}))
+		h := handler(t, Config{Counts: sink})
+		text, err := h.snapshot(t.Context(), level{sink, minutes.Window})
+		require.NoError(t, err)
+		var got snapshot
+		require.NoError(t, json.Unmarshal(text, &got))
+		require.Len(t, got.Bars, 1, "%v", silence)
+		require.EqualValues(t, 7, got.Bars[0].N)
+		require.Equal(t, []topKey{{"ada", 7}}, got.Top)
+	}
 }

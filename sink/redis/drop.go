@@ -63,6 +63,7 @@ func Names(ctx context.Context, client rueidis.Client) ([]string, error) {
 			ours = append(ours, name)
 		}
 	}
+	slices.Sort(ours) // with their tags they may be in another order
 	return slices.Compact(ours), nil
 }
 

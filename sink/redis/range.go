@@ -144,7 +144,9 @@ func (s *Sink) confirm(ctx context.Context, at site, field string, windows []*fo
 // they must be listed again.
 func (s *Sink) windows(ctx context.Context, w tumble.Window, at site, from, to time.Time) ([]found, *finality, bool, error) {
 	if from.Before(minEvent) {
-		from, _ = w.Bounds(minEvent) // the window that holds it may begin before
+		if first, _ := w.Bounds(minEvent); from.Before(first) {
+			from = first // the window that holds it may begin before
+		}
 	}
 	if !to.Before(maxEvent) {
 		to = maxEvent
