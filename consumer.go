@@ -37,7 +37,6 @@ type consumer struct {
 	flushed   time.Time
 
 	rejects  rarely.Line  // of rejected events
-	rivals   rarely.Line  // of conflicts
 	answers  chan answer  // from the partition
 	outcomes chan outcome // from the lanes
 	polled   chan pollResult
