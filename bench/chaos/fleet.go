@@ -123,7 +123,7 @@ func (c *consumer) launch() error {
 	c.starts++
 	p, err := launch(c.String(), c.path("out"), c.path("err"), []string{"TUMBLE_CHAOS_INSPECT=" + local(c.inspect), "GOTRACEBACK=all"},
 		filepath.Join(l.work, "bin/consumer"), "-brokers", l.kafka.proxied(), "-topic", l.kafka.topic, "-group", c.fleet.name, "-name", c.fleet.name,
-		"-redis", c.fleet.store.addresses(), "-window", l.window.String(), "-retention", l.retention.String(), "-rollup", (rolledUp * l.window).String(), "-metrics", local(c.metrics))
+		"-redis", c.fleet.store.addresses(), "-window", l.window.String(), "-retention", l.retention.String(), "-rollup", l.rollup(), "-metrics", local(c.metrics))
 	if err != nil {
 		return err
 	}
@@ -251,4 +251,13 @@ func ask(ctx context.Context, port int, path string) (string, error) {
 	var body bytes.Buffer
 	_, err = io.Copy(&body, answer.Body)
 	return body.String(), err
+}
+
+// rollup is the roll-up that consumers count, kept as long as the finest windows.
+func (l *lab) rollup() string {
+	window := (rolledUp * l.window).String()
+	if l.retention == 0 {
+		return window // for ever
+	}
+	return window + ":" + l.retention.String()
 }
