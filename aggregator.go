@@ -94,8 +94,9 @@ func (a *aggregator) hold() {
 	}
 }
 
-// rewind goes back to the lane that is furthest behind. It forgets the watermark
-// of the reading so far, and takes over the marks of the lanes as it passes them.
+// rewind goes back to the lane that is furthest behind. Lanes keep their batches and
+// marks. The watermark of the reading so far is forgotten, and its calm: it takes over
+// the marks of the lanes as it passes them.
 func (a *aggregator) rewind() {
 	a.ahead = slices.Clone(a.lanes)
 	slices.SortFunc(a.ahead, func(a, b *lane) int { return cmp.Compare(a.next.Offset, b.next.Offset) })
@@ -123,8 +124,8 @@ func (a *aggregator) pass() {
 		}
 		ln.ahead = false
 	}
-	// Epochs only rise along a log. A lane that is still ahead in an earlier one
-	// than reading has come to has read records that were replaced since.
+	// Epochs only rise along a log. If reading is in a later one than a lane that is
+	// ahead, what that lane read was replaced since.
 	a.ahead = slices.DeleteFunc(a.ahead, func(ln *lane) bool {
 		replaced := !ln.vouched && ln.next.Epoch >= 0 && ln.next.Epoch < a.epoch
 		if replaced {
@@ -237,8 +238,8 @@ func (a *aggregator) leaveOut(ev *Event, skipped bool, r *chunkTally) {
 // formatTime writes nanoseconds since the epoch for people.
 func formatTime(ns int64) string { return time.Unix(0, ns).UTC().Format(time.RFC3339Nano) }
 
-// late reports whether an event of a window that is final is counted all the
-// same, and tells who wants to know.
+// late takes an event whose window is closed: it books it, calls onLate, and reports
+// whether it is counted.
 func (a *aggregator) late(ln *lane, ev *Event, sp *span) bool {
 	expired := a.wm.passed(sp.expired) || ln.forgot(sp)
 	counted := !expired && !a.def.DropLate
@@ -353,7 +354,7 @@ func (a *aggregator) flush(now time.Time) {
 	}
 }
 
-// closes reports whether some window becomes final between two checkpoints.
+// closes reports whether some window closes between two checkpoints.
 func (a *aggregator) closes(from, to Checkpoint) bool {
 	old, new := markOf(from.Watermark), markOf(to.Watermark)
 	if old == new || !new.ok {

@@ -6,6 +6,12 @@ import (
 	"time"
 )
 
+// The waits between tries: the first, and the longest.
+const (
+	firstWait = 50 * time.Millisecond
+	maxWait   = 5 * time.Second
+)
+
 // A backoff spaces retries: 50 ms doubling to 5 s, less up to half at random.
 type backoff struct {
 	wait    time.Duration
@@ -19,10 +25,10 @@ func (b *backoff) next() time.Duration {
 	return b.wait - rand.N(b.wait/2)
 }
 
-// sleep waits for the next try, and returns false when ctx ends. It waits no shorter
-// than the call took that failed: one that was given up may still be under way, and
-// the server gets no more to do. hurry, once it is closed, cuts one wait short: the
-// long one that it finds.
+// sleep waits for the next try, and returns false when ctx ends. It waits at least as long
+// as the failed call took: the server may still be at work on it, and gets no second one
+// meanwhile. Closing hurry cuts one wait short; after that waits begin at the shortest
+// again, and hurry does nothing.
 func (b *backoff) sleep(ctx context.Context, took time.Duration, hurry <-chan struct{}) bool {
 	if b.hurried {
 		hurry = nil

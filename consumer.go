@@ -174,6 +174,11 @@ func (c *consumer) fail(ctx context.Context, err error) {
 	c.halt(err)
 }
 
+// How a consumer ends:
+//
+//	io.EOF, ErrEnded ──────────────▶ over ─┐  (adopt takes it back, and reading goes on)
+//	ctx ended, fatal error, Yield ─▶ stop ─┴▶ closing ─▶ all deliveries drained ─▶ finished ─▶ leave
+
 func (c *consumer) closing() bool { return c.stop != nil || c.over != nil }
 
 // finished reports whether nothing is left to do.
@@ -233,11 +238,14 @@ func (c *consumer) advance(ctx, sending context.Context) (room <-chan struct{}) 
 	}
 	switch {
 	case c.reading || c.stop != nil || resting || now.Before(c.readAt):
+		// Nothing may be asked of the source now.
 	case c.settling != settleSome && len(waiting) < len(c.deliveries):
-	case len(waiting) > 0:
+		// All settle together: it waits for the rest.
+	case len(waiting) > 0: // settle before reading on
 		c.reading = true
 		c.calls.Go(func() { c.answers <- c.resume(ctx, waiting) })
 	case c.over != nil || c.reviving():
+		// Nothing is left to read, or not before the revival is stored.
 	default:
 		if room = c.p.books.full(); room != nil {
 			return room

@@ -11,7 +11,7 @@ import (
 
 // A phase is the state of a delivery:
 //
-//	              send or load                  another checkpoint
+//	              send or load          a Load's answer, or another checkpoint
 //	          ┌──────────────────▶ calling ─────────────────────────┐
 //	          │                     │   │                           ▼
 //	begin ▶ idle ◀──────────────────┘   │ fatal error,            found
@@ -21,9 +21,10 @@ import (
 //	          └───────────────────────────────────────────────────────┘
 //	                            settled: adopt
 //
-// Only an idle delivery starts a call, so at most one is outstanding. Only a found
-// one is settled. One that is gone starts nothing more: the next run reads the
-// events of its lane again.
+// It begins unsettled, so that it loads first. Only an idle delivery starts a call, so at
+// most one is outstanding. Only a found one is settled. An idle one is gone, too, if
+// reading ends before it was settled, or if it was abandoned. One that is gone starts
+// nothing more: the next run reads the events of its lane again.
 type phase int
 
 const (
@@ -74,6 +75,7 @@ type outcome struct {
 
 // drained reports whether a delivery has nothing left to do after the end of
 // reading: its lane is empty and the shard holds the last checkpoint, or it is gone.
+// launch came before: one that is unsettled and idle here has something to flush.
 func (c *consumer) drained(d *delivery) bool {
 	switch d.phase {
 	case gone:

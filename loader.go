@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 )
@@ -192,4 +194,45 @@ func (l *loader) ask(ctx context.Context, heal bool) (ShardState, error) {
 		}
 	}
 	return state, err
+}
+
+// ask loads a shard once. If somebody has announced the end of a partition that
+// this pipeline's source has, it objects before it returns.
+func (p *Pipeline) ask(ctx context.Context, shard int, init map[string]Checkpoint) (ShardState, error) {
+	state, err := p.shards[shard].Load(ctx, LoadRequest{Init: init})
+	if err != nil {
+		return state, err
+	}
+	object := map[string]uint64{}
+	p.mu.Lock()
+	for id, token := range state.Announced {
+		if _, mine := p.first[id]; mine {
+			object[id] = token
+		}
+	}
+	p.tops[shard] = mark{}
+	for _, c := range state.Checkpoints {
+		p.tops[shard] = later(p.tops[shard], markOf(c.Watermark))
+	}
+	p.mu.Unlock()
+	if len(object) > 0 {
+		p.cfg.Logger.Warn("objecting to the end of partitions that this pipeline reads", "partitions", slices.Sorted(maps.Keys(object)), "shard", shard)
+		return p.shards[shard].Load(ctx, LoadRequest{Object: object})
+	}
+	return state, nil
+}
+
+// top returns the largest watermark in the sink when its shards were last loaded.
+func (p *Pipeline) top() mark {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.topLocked()
+}
+
+// topLocked is top where p.mu is held.
+func (p *Pipeline) topLocked() (top mark) {
+	for _, m := range p.tops {
+		top = later(top, m)
+	}
+	return top
 }

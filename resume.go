@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"slices"
-	"time"
 )
 
 // To settle is to find out where a delivery's shard stands, and to go on from
@@ -73,8 +71,8 @@ func (c *consumer) adopt(a answer) {
 	}
 	for i, d := range a.settled {
 		rival = rival || d.rival
-		// The last flush of the one before may be found long after, in a shard that has
-		// little to count.
+		// A shard with little to count may show the last flush of the process before us
+		// only now. Overtaken is only who is found further than all that we have stored.
 		overtaken = overtaken || d.rival && d.finding.stored.Offset >= furthest
 		lost, err := c.settle(d, a.to[i])
 		if err != nil {
@@ -183,9 +181,12 @@ func (c *consumer) lose(lost loss) {
 	c.p.cfg.Logger.Error(message, "partition", c.id, "from", lost.from, "to", lost.to, "events", n)
 }
 
-// revive has the deliveries settle whose partition has ended before next, to
-// which reading could move on, so that they go on no earlier than their shards'
-// frontiers. It reports whether there are any.
+// revive is asked before reading moves on to next. Where the partition has ended before
+// that, the delivery settles, so that it goes on no earlier than its shard's frontier. It
+// reports whether there is one:
+//
+//	chunk beyond the end ▶ revive ▶ Load ▶ Resume ▶ nextStep: Ended off, watermark at the frontier
+//	                     ▶ place: an empty parcel ▶ Apply ▶ Fetch again
 func (c *consumer) revive(next int64) (any bool) {
 	for _, d := range c.deliveries {
 		at := c.agg.pos
@@ -209,27 +210,4 @@ func (c *consumer) reviving() bool {
 		}
 		return d.revive && d.phase != gone
 	})
-}
-
-// rest gives way to another process that counts this partition, or did. overtaken says
-// that it has counted further than this one.
-func (c *consumer) rest(overtaken bool) {
-	most := maxWait
-	if y, ok := c.part.(Yielder); ok {
-		if overtaken && y.Yield() {
-			c.p.cfg.Logger.Info("another process has the partition", "partition", c.id)
-			c.halt(errStopped)
-			return
-		}
-		most = ownerWait
-	}
-	c.conflicts++
-	if c.conflicts < 2 {
-		return
-	}
-	if silence, ok := c.p.rivals.Now(); ok {
-		c.p.cfg.Logger.Warn("another process counts this partition too, counts stay exact but both are slower", "partition", c.id, "unreported", silence)
-	}
-	wait := min(rivalWait<<min(c.conflicts-2, 10), most)
-	c.restAt = time.Now().Add(wait/2 + rand.N(wait/2))
 }

@@ -139,9 +139,9 @@ type Shard interface {
 	// wraps ErrObjected.
 	//
 	// Each checkpoint is stored with the Writer of the batch that moved it
-	// there, which is no part of Same. A batch of another Writer than the
-	// stored one marks the shard, and the next batch that moves the closed
-	// mark on, this one included, draws a new term and takes the mark away.
+	// there, which is no part of Same. A batch whose Writer is not the stored
+	// one sets a flag in the shard. The next batch that moves the closed mark
+	// on, perhaps this very one, draws a new term and clears the flag.
 	// So two reads that find a window closed under the same term found the
 	// counts of the same history.
 	//
@@ -205,7 +205,7 @@ var ErrConflict = errors.New("stored checkpoint is not the one the batch starts 
 
 // ErrPassed is wrapped by [Shard.Apply] when a partition that had ended is to go
 // on with a watermark that the shard's frontier has passed: windows that it
-// would count in may be final. Nothing was changed.
+// would count in may be closed. Nothing was changed.
 var ErrPassed = errors.New("the frontier has passed the watermark of a partition that had ended")
 
 // ErrObjected is wrapped by [Shard.Apply] when a batch's Token is not announced,

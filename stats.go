@@ -19,7 +19,7 @@ type Stats struct {
 	Rejected    int64 // Rejected records, or events with an unusable time, key or N, could not be understood.
 	Skipped     int64 // Skipped records hold nothing to count, or events have N = 0 with Config.Sum.
 	Replayed    int64 // Replayed events were read again, or were counted by another process.
-	Pending     int64 // Pending events have been read and are not in the sink yet. The next run reads those that are left at exit.
+	Pending     int64 // Pending events have been read and are not in the sink yet. MaxPending bounds Increments, not these. The next run reads those that are left at exit.
 
 	Late  int64 // Late events, of Counted, came after their window was closed.
 	Ahead int64 // Ahead events, of Counted, were further than MaxAhead beyond the wall clock.
@@ -142,8 +142,8 @@ func (b *books) others(left []PartitionStats) {
 	b.left = left
 }
 
-// bytesEach is how long the keys may be on average before they, and not their
-// number, fill the memory that MaxPending allows.
+// MaxPending allows bytesEach bytes of keys for each increment. Where keys are longer on
+// average, their bytes are the limit.
 const bytesEach = 256
 
 func (b *books) hasRoom() bool {

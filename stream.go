@@ -135,15 +135,9 @@ func (cfg *Config) complete() error {
 	return nil
 }
 
-const (
-	firstWait = 50 * time.Millisecond
-	maxWait   = 5 * time.Second
-	lossWait  = 250 * time.Millisecond // until all shards have been looked at after a loss
-	rivalWait = 100 * time.Millisecond
-	ownerWait = 500 * time.Millisecond // at most, where the other one is to go
-
-	maxApplies = 64 // calls on a shard at once. One more would only wait in a queue of the client or the server
-)
+// maxApplies is how many calls on a shard are under way at once. One more would only wait
+// in a queue of the client or the server.
+const maxApplies = 64
 
 // A Pipeline reads a Source, counts per key and window, and keeps the counts in
 // a Sink.
@@ -158,10 +152,10 @@ type Pipeline struct {
 	books    books
 	running  atomic.Bool
 
-	registering chan struct{}         // a semaphore: one registration at a time
-	first       map[string]Checkpoint // the source's first answer on each partition. Guarded by mu
+	registering chan struct{} // a semaphore: one registration at a time
 
 	mu        sync.Mutex
+	first     map[string]Checkpoint // the source's first answer on each partition
 	consumers map[*consumer]struct{}
 	registry  map[string]Checkpoint // where every known partition begins, for a shard that lost it
 	tops      []mark                // the largest watermark of each shard when it was last loaded

@@ -178,8 +178,8 @@ func (b *openBatch) add(e *entry, window, n int64) (fresh, ok bool) {
 	return fresh, true
 }
 
-// full reports whether the batch has increments enough, times over, or long enough
-// ones, to be sealed.
+// full reports whether the batch has times as many increments as are sealed at, or
+// sealBytes of keys, whatever times is. Roll-ups count in both.
 func (b *openBatch) full(times int) bool {
 	return len(b.counters)*b.levels >= times*sealAt || b.bytes*int64(b.levels) >= sealBytes
 }
@@ -254,8 +254,8 @@ func (b *openBatch) setFar(index int32) {
 	b.far[place{c.key, c.window}] = index
 }
 
-// reset begins a lane's next batch. Entries are told by its number, but for those
-// that might still know about an earlier batch of the same number.
+// reset begins a lane's next batch. A new number makes all entries forget the old one. When
+// the numbers begin again at 1, entries may remember an earlier 1: they are set to 0.
 func (t *table) reset(b *openBatch) {
 	clear(b.counters) // of their keys
 	b.counters, b.bytes, b.filled, b.far = b.counters[:0], 0, false, nil

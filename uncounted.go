@@ -98,7 +98,7 @@ func (l *lookout) uncounted(top mark, now time.Time) (all []PartitionStats, news
 	return all, news
 }
 
-// holds reports whether a window waits for o that a watermark of due closes.
+// holds reports whether o keeps a window open that would close if o's watermark were due.
 func (l *lookout) holds(o *other, due int64) bool {
 	if slices.ContainsFunc(o.at, func(at standing) bool { return !at.seen }) {
 		return false // a shard has not answered yet

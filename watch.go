@@ -2,8 +2,6 @@ package tumble
 
 import (
 	"context"
-	"maps"
-	"slices"
 	"time"
 )
 
@@ -16,47 +14,6 @@ type pollResult struct {
 	calls  uint64     // of the delivery, when the poll began
 	stored Checkpoint // zero if it is missing
 	floors []time.Time
-}
-
-// ask loads a shard once. If somebody has announced the end of a partition that
-// this pipeline's source has, it objects before it returns.
-func (p *Pipeline) ask(ctx context.Context, shard int, init map[string]Checkpoint) (ShardState, error) {
-	state, err := p.shards[shard].Load(ctx, LoadRequest{Init: init})
-	if err != nil {
-		return state, err
-	}
-	object := map[string]uint64{}
-	p.mu.Lock()
-	for id, token := range state.Announced {
-		if _, mine := p.first[id]; mine {
-			object[id] = token
-		}
-	}
-	p.tops[shard] = mark{}
-	for _, c := range state.Checkpoints {
-		p.tops[shard] = later(p.tops[shard], markOf(c.Watermark))
-	}
-	p.mu.Unlock()
-	if len(object) > 0 {
-		p.cfg.Logger.Warn("objecting to the end of partitions that this pipeline reads", "partitions", slices.Sorted(maps.Keys(object)), "shard", shard)
-		return p.shards[shard].Load(ctx, LoadRequest{Object: object})
-	}
-	return state, nil
-}
-
-// top returns the largest watermark in the sink when its shards were last loaded.
-func (p *Pipeline) top() mark {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.topLocked()
-}
-
-// topLocked is top where p.mu is held.
-func (p *Pipeline) topLocked() (top mark) {
-	for _, m := range p.tops {
-		top = later(top, m)
-	}
-	return top
 }
 
 // poll loads a shard every few seconds. It looks for partitions that other
@@ -131,16 +88,4 @@ func (c *consumer) compare(s pollResult) {
 	}
 	d.unsettled = true
 	c.suspect(d, s.stored)
-}
-
-// suspect distinguishes data loss in the store from a faster rival. A loss is
-// seldom of one shard alone, and to read again for each is slow: all shards are
-// looked at before reading goes back.
-func (c *consumer) suspect(d *delivery, stored Checkpoint) {
-	if stored.Log == d.stored.Log && stored.Offset >= d.stored.Offset {
-		d.rival = true
-		return
-	}
-	c.readAt = time.Now().Add(lossWait)
-	c.p.look()
 }

@@ -132,7 +132,7 @@ func (s lateShard) Apply(ctx context.Context, b tumble.Batch) error {
 	return err
 }
 
-// The same while it runs: the poll tells it of the floor.
+// A floor that rises while the pipeline runs: the poll tells of it.
 func TestAFloorThatRises(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		topic, sink := faketest.NewTopic("a"), faketest.NewStore(1)

@@ -102,8 +102,8 @@ func (s *spans) find(ns int64) span {
 
 // expired returns the watermark that leaves a window which ends at end past retention.
 func (s *spans) expired(end time.Time, retention time.Duration) int64 {
-	// Windows are past retention once the start of one of the finest, the closed mark,
-	// is Retention beyond their end: not in the midst of a window.
+	// The closed mark is always the start of a finest window. A window is past retention
+	// when that start is Retention or more after its end.
 	at := end.Add(retention)
 	if retention == 0 || at.Year() >= 2250 {
 		return math.MaxInt64
