@@ -161,7 +161,7 @@ type Pipeline struct {
 	tops      []mark                // the largest watermark of each shard when it was last loaded
 	looking   chan struct{}         // closed to poll all shards at once
 	looked    time.Time             // when looking was last closed
-	others    lookout               // for partitions that nobody counts
+	lookout   lookout               // for partitions that nobody counts
 
 	changes rarely.Line // of checkpoints that are not as they were left
 	waits   rarely.Line // of what holds up reading
@@ -249,7 +249,7 @@ func (p *Pipeline) begin(ctx context.Context) error {
 	p.mu.Lock()
 	p.first = map[string]Checkpoint{}
 	p.tops = make([]mark, len(shards))
-	p.others = newLookout(p.def, p.cfg.Idle)
+	p.lookout = newLookout(p.def, p.cfg.Idle)
 	p.mu.Unlock()
 	if sharer, ok := p.cfg.Source.(Sharer); ok {
 		if sink, ok := p.cfg.Sink.(Identifier); ok {

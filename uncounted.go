@@ -108,25 +108,25 @@ func (l *lookout) holds(o *other, due int64) bool {
 	})
 }
 
-// lookOut notes what a poll of a shard found of other processes' partitions, and says
+// noteOthers notes what a poll of a shard found of other processes' partitions, and says
 // which of them nobody counts. p.mu is held.
-func (p *Pipeline) lookOut(shard int, found map[string]Checkpoint) {
+func (p *Pipeline) noteOthers(shard int, found map[string]Checkpoint) {
 	mine, now := map[string]struct{}{}, time.Now()
 	for c := range p.consumers {
 		mine[c.id] = struct{}{}
 	}
-	p.others.see(shard, len(p.shards), found, mine, now)
+	p.lookout.see(shard, len(p.shards), found, mine, now)
 	if shard > 0 {
 		return
 	}
-	all, news := p.others.uncounted(p.topLocked(), now)
+	all, news := p.lookout.uncounted(p.topLocked(), now)
 	p.books.others(all)
 	if len(news) == 0 {
 		return
 	}
-	if _, ok := p.others.line.Now(); ok {
+	if _, ok := p.lookout.line.Now(); ok {
 		for _, id := range news {
-			p.others.others[id].told = true
+			p.lookout.others[id].told = true
 		}
 		p.cfg.Logger.Warn("nobody counts these partitions, or who has them cannot, and windows wait for them", "partitions", news[:min(10, len(news))], "number", len(news), "since", uncountedAfter)
 	}

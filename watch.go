@@ -50,7 +50,7 @@ func (p *Pipeline) poll(ctx context.Context, shard int) {
 		known := map[string]Checkpoint{}
 		merge(known, state.Checkpoints)
 		p.learn(known)
-		p.lookOut(shard, state.Checkpoints)
+		p.noteOthers(shard, state.Checkpoints)
 		for c, n := range calls {
 			if _, ok := p.consumers[c]; !ok {
 				continue

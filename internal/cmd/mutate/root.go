@@ -156,7 +156,7 @@ var ofRoot = []directed{
 	{"TestSilentWithoutPromisesOrEndedIsNotUncounted", mutation{"no verdict without promises", "uncounted.go", "if l.idle < 0 || !top.ok {", "if !top.ok {", "says that nobody counts a silent partition"}},
 	{"TestSilentWithoutPromisesOrEndedIsNotUncounted", mutation{"an ended partition holds nobody up", "uncounted.go", "return !at.ended && (", "return (", "says that nobody counts a partition that has ended"}},
 	{"TestEveryProcessSaysWhichPartitionsNobodyCounts", mutation{"its own partitions are counted", "uncounted.go", "return counts || !known\n", "return counts && !known\n", "says that nobody counts a partition that it took over"}},
-	{"TestEveryProcessSaysWhichPartitionsNobodyCounts", mutation{"told once", "uncounted.go", "p.others.others[id].told = true\n", "_ = id\n", "says it every ten seconds"}},
+	{"TestEveryProcessSaysWhichPartitionsNobodyCounts", mutation{"told once", "uncounted.go", "p.lookout.others[id].told = true\n", "_ = id\n", "says it every ten seconds"}},
 	{"TestWaits", mutation{"one line of what holds reading up", "consumer.go", "if ch.Waits != \"\" && ch.Waits != waited {", "if ch.Waits != \"\" || ch.Waits != waited {", "says it every ten seconds"}},
 	{"TestTimeZoneDataThatDiffer", mutation{"windows that others cut", "cuts.go", "!start.Equal(s.Start) || !end.Equal(s.End)", "start.After(end)", "says nothing when time zone data differ"}},
 	{"TestWhatIsAheadSurvivesALoss", mutation{"what is ahead survives a loss", "aggregator.go", "\ta.wm = mark{}\n\ta.calm = calm{}\n\ta.stale = true\n\ta.pos", "\ta.wm, a.later = mark{}, mark{}\n\ta.calm = calm{}\n\ta.stale = true\n\ta.pos", "closes no window any more after a loss"}},
