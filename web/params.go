@@ -75,8 +75,13 @@ func (h *Handler) span(r *http.Request) (in level, from, to time.Time, err error
 // windowsBetween returns how many windows start in [from, to), or a few more.
 func windowsBetween(w tumble.Window, from, to time.Time) int64 {
 	size := w.Size
-	if size == 0 {
-		size = 23 * time.Hour // the shortest day of a calendar
+	switch w.Calendar { // the shortest, with an hour less where summer begins
+	case tumble.Day:
+		size = 23 * time.Hour
+	case tumble.Week:
+		size = 7*24*time.Hour - time.Hour
+	case tumble.Month:
+		size = 28*24*time.Hour - time.Hour
 	}
 	// Sub saturates at 292 years, where windows are few or far too many.
 	return int64(to.Sub(from)/size) + 1

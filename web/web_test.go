@@ -686,3 +686,24 @@ func TestMetrics(t *testing.T) {
 		require.True(t, lines[want], "%s in %v", want, lines)
 	}
 }
+
+// The limit of a range counts windows as they are: never too few, and few too many.
+func TestWindowsBetween(t *testing.T) {
+	from := time.Date(1890, 1, 1, 0, 0, 0, 0, time.UTC)
+	zone, err := time.LoadLocation("Europe/Berlin")
+	require.NoError(t, err)
+	for _, w := range []tumble.Window{
+		{Size: time.Hour}, {Calendar: tumble.Day, Zone: zone}, {Calendar: tumble.Week, Zone: zone}, {Calendar: tumble.Month, Zone: zone},
+	} {
+		for _, days := range []int{1, 30, 400, 30_000} {
+			to := from.AddDate(0, 0, days)
+			n := int64(0)
+			for at := from; at.Before(to); n++ {
+				_, at = w.Bounds(at)
+			}
+			got := windowsBetween(w, from, to)
+			require.GreaterOrEqual(t, got, n, "%v, %d days", w, days)
+			require.LessOrEqual(t, got, n+n/8+2, "%v, %d days", w, days)
+		}
+	}
+}
