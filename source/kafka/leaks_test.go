@@ -88,7 +88,7 @@ func TestNothingStays(t *testing.T) {
 			}
 			run() // what is made once
 			before := settled(func() int { return runtime.NumGoroutine() })
-			for range 3 {
+			for range 2 {
 				run()
 			}
 			deadline := time.Now().Add(10 * time.Second)
@@ -106,7 +106,7 @@ func TestNothingStays(t *testing.T) {
 func settled(n func() int) int {
 	least := n()
 	for range 5 {
-		time.Sleep(50 * time.Millisecond)
+		time.Sleep(20 * time.Millisecond)
 		least = min(least, n())
 	}
 	return least
