@@ -12,7 +12,7 @@ const (
 	docTerm    = "The term is a random number that is another one after a loss: see Apply."
 	docLeaves  = "It leaves the term as it is."
 	docWriter  = "Each checkpoint is stored with the Writer of the batch that moved it there, which is no part of Same."
-	docDraws   = "A batch of another Writer than the stored one marks the shard, and the next batch that moves the closed mark on, this one included, draws a new term and takes the mark away."
+	docDraws   = "A batch whose Writer is not the stored one sets a flag in the shard. The next batch that moves the closed mark on, perhaps this very one, draws a new term and clears the flag."
 	docSoTwo   = "So two reads that find a window closed under the same term found the counts of the same history."
 	docAnyPage = "of all shards that were read: another one if that of one of them is."
 	docOwnTerm = "each with the page's State and its own shard's Term."
