@@ -75,14 +75,34 @@ type chunkTally struct {
 // place puts a lane to where a shard's checkpoint is stored, and lets it go on at
 // next, judged by at least m. A step that is not the stored checkpoint is sent
 // before anything is counted.
-func (a *aggregator) place(ln *lane, stored, step Checkpoint, next Position, m mark, floors []time.Time) {
+func (a *aggregator) place(ln *lane, stored, step Checkpoint, next Position, m mark, k kept) {
 	ln.sealed, ln.wrote, ln.due = stored, time.Now(), false
 	if !step.Same(stored) {
 		a.seal(ln, step)
 	}
 	ln.ahead, ln.next, ln.mark, ln.vouched = true, next, m, true
 	ln.fell()
-	ln.raise(floors)
+	a.learn(ln, k)
+}
+
+// learn takes note of what a lane's shard keeps. Where another process keeps windows for
+// longer, events are left out by its retention, too, but only once all shards say so:
+// what is booked as counted must not be past retention in any of them.
+func (a *aggregator) learn(ln *lane, k kept) {
+	ln.raise(k.floors)
+	if slices.Equal(ln.retentions, k.retentions) {
+		return
+	}
+	ln.retentions = k.retentions
+	levels := a.def.Levels()
+	for i := range levels {
+		own := levels[i].Retention
+		levels[i].Retention = a.lanes[0].keeps(i, own)
+		for _, ln := range a.lanes[1:] {
+			levels[i].Retention = shorter(levels[i].Retention, ln.keeps(i, own))
+		}
+	}
+	a.spans = spans{def: a.def, levels: levels}
 }
 
 // hold lets every lane keep its place while reading goes back for some.

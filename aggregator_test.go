@@ -19,7 +19,7 @@ var noon = time.Date(2024, 5, 1, 12, 0, 0, 0, time.UTC)
 func counting(stored ...Checkpoint) *aggregator {
 	a := newAggregator("clicks/0", Definition{Window: Window{Size: time.Minute}}, len(stored))
 	for i, c := range stored {
-		a.place(a.lanes[i], c, c, Position{c.Offset, c.Epoch}, markOf(c.Watermark), nil)
+		a.place(a.lanes[i], c, c, Position{c.Offset, c.Epoch}, markOf(c.Watermark), kept{})
 	}
 	a.rewind()
 	return a
@@ -197,7 +197,7 @@ func TestIdleKeysAreBounded(t *testing.T) {
 func summing() *aggregator {
 	def := Definition{Window: Window{Size: time.Minute}, Sum: true}
 	a := newAggregator("clicks/0", def, 1)
-	a.place(a.lanes[0], Checkpoint{Log: "log"}, Checkpoint{Log: "log"}, Position{}, mark{}, nil)
+	a.place(a.lanes[0], Checkpoint{Log: "log"}, Checkpoint{Log: "log"}, Position{}, mark{}, kept{})
 	a.rewind()
 	return a
 }
@@ -249,4 +249,27 @@ func TestSumOf(t *testing.T) {
 	require.EqualValues(t, 7, sumOf(3, 4))
 	require.Equal(t, int64(math.MaxInt64), sumOf(math.MaxInt64-1, 1))
 	require.Equal(t, int64(math.MaxInt64), sumOf(math.MaxInt64-1, 2))
+}
+
+// What one shard keeps for longer, on behalf of another process, says nothing of the
+// others.
+func TestRetentionOfAllShards(t *testing.T) {
+	a := newAggregator("clicks/0", Definition{Window: Window{Size: time.Minute}, Retention: time.Minute}, 2)
+	for _, ln := range a.lanes {
+		a.place(ln, Checkpoint{Log: "log"}, Checkpoint{Log: "log"}, Position{}, mark{}, kept{retentions: []time.Duration{time.Minute}})
+	}
+	a.rewind()
+	a.take(t, chunk(0, Event{Key: "x", Time: noon.Add(10 * time.Minute)}))
+	late := func(offset, expired int64) {
+		t.Helper()
+		a.take(t, chunk(0, Event{Key: "x", Time: noon, Offset: offset}))
+		require.Equal(t, expired, a.lanes[0].tally.expired+a.lanes[1].tally.expired)
+	}
+	late(1, 1)
+	a.learn(a.lanes[0], kept{retentions: []time.Duration{time.Hour}})
+	late(2, 2)
+	a.learn(a.lanes[1], kept{retentions: []time.Duration{0}})
+	late(3, 2)
+	a.learn(a.lanes[0], kept{retentions: []time.Duration{time.Minute}})
+	late(4, 3)
 }

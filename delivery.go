@@ -57,7 +57,7 @@ type delivery struct {
 type finding struct {
 	stored   Checkpoint // of the partition
 	frontier time.Time
-	floors   []time.Time
+	kept     kept
 }
 
 // newNumber returns a random number that is not 0: a Writer, or a Token.
@@ -211,7 +211,7 @@ func (c *consumer) find(d *delivery, state ShardState, err error) (*finding, err
 	if !ok {
 		return nil, fmt.Errorf("tumble: load shard %d: the sink did not store partition %s", d.lane.index, c.id)
 	}
-	return &finding{mine, state.Frontier, state.Floors}, nil
+	return &finding{mine, state.Frontier, kept{state.Floors, state.Retentions}}, nil
 }
 
 // heard takes the outcome of a call.

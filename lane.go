@@ -55,7 +55,8 @@ type lane struct {
 	mark    mark
 	vouched bool // the source has just confirmed that the log still holds the records before next
 
-	floors []int64 // by level; windows that end at or before it are past retention in the shard, as far as is known
+	floors     []int64         // by level; windows that end at or before it are past retention in the shard, as far as is known
+	retentions []time.Duration // by level, as the shard told them last; none before
 
 	open  *openBatch
 	tally tally     // of the open batch
@@ -120,6 +121,37 @@ func (ln *lane) drop(t *table) (events int64, all held) {
 	}
 	ln.queue = nil
 	return events, all
+}
+
+// kept is what a shard tells of how long it keeps windows, by level.
+type kept struct {
+	floors     []time.Time
+	retentions []time.Duration
+}
+
+// keeps returns for how long the shard keeps the windows of a level of a process that
+// wants to keep them for own.
+func (ln *lane) keeps(level int, own time.Duration) time.Duration {
+	if level >= len(ln.retentions) {
+		return own
+	}
+	return longer(own, ln.retentions[level])
+}
+
+// longer returns the retention that keeps counts for longer. 0 keeps them for ever.
+func longer(a, b time.Duration) time.Duration {
+	if a == 0 || b == 0 {
+		return 0
+	}
+	return max(a, b)
+}
+
+// shorter returns the other one.
+func shorter(a, b time.Duration) time.Duration {
+	if longer(a, b) == a {
+		return b
+	}
+	return a
 }
 
 // raise takes note of the shard's floors. They never fall but with a store that

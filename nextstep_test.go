@@ -33,7 +33,7 @@ func TestWhereASourceSaysToGoOn(t *testing.T) {
 		"live, goes on":   {stored: stored, to: stored, revive: true, step: stored, lost: loss{"log", 60, 60, false}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			step, m, lost, err := nextStep(finding{c.stored, frontier, nil}, c.to, c.revive)
+			step, m, lost, err := nextStep(finding{c.stored, frontier, kept{}}, c.to, c.revive)
 			if c.refused {
 				require.ErrorContains(t, err, "begins elsewhere")
 				return

@@ -124,7 +124,7 @@ func (c *consumer) settle(d *delivery, to Checkpoint) (loss, error) {
 	if err != nil {
 		return lost, fmt.Errorf("tumble: resume %s@%v: %w", c.id, f.stored, err)
 	}
-	c.agg.place(d.lane, f.stored, step, Position{to.Offset, to.Epoch}, m, f.floors)
+	c.agg.place(d.lane, f.stored, step, Position{to.Offset, to.Epoch}, m, f.kept)
 	d.phase, d.finding = idle, nil
 	d.stored, d.writer = f.stored, newNumber()
 	d.unsettled, d.rival, d.revive = false, false, false

@@ -15,7 +15,7 @@ func rolling(dropLate bool) *aggregator {
 		Window: Window{Size: time.Minute}, Retention: 10 * time.Minute, DropLate: dropLate,
 		Rollups: []Rollup{{Window{Size: time.Hour}, 2 * time.Hour}},
 	}, 1)
-	a.place(a.lanes[0], Checkpoint{Log: "log"}, Checkpoint{Log: "log"}, Position{}, mark{}, nil)
+	a.place(a.lanes[0], Checkpoint{Log: "log"}, Checkpoint{Log: "log"}, Position{}, mark{}, kept{})
 	a.rewind()
 	return a
 }

@@ -183,6 +183,11 @@ type ShardState struct {
 	Announced   map[string]uint64     // tokens by partition, without those that somebody objected to
 	Frontier    time.Time             // Frontier of the Checkpoints
 	Floors      []time.Time           // by level; windows of it that end at or before are past retention; zero: none
+
+	// Retentions holds, by level, the longest that was asked for within the last half
+	// minute. It stays in force for as long again, so that what a process counts by it
+	// now is not past retention by the time it is stored.
+	Retentions []time.Duration
 }
 
 // ErrDefinition is wrapped by a sink that holds counts under another

@@ -13,7 +13,7 @@ type pollResult struct {
 	shard  int
 	calls  uint64     // of the delivery, when the poll began
 	stored Checkpoint // zero if it is missing
-	floors []time.Time
+	kept   kept
 }
 
 // poll loads a shard every few seconds. It looks for partitions that other
@@ -56,7 +56,7 @@ func (p *Pipeline) poll(ctx context.Context, shard int) {
 				continue
 			}
 			select {
-			case c.polled <- pollResult{shard, n, state.Checkpoints[c.id], state.Floors}:
+			case c.polled <- pollResult{shard, n, state.Checkpoints[c.id], kept{state.Floors, state.Retentions}}:
 			default: // the consumer is busy. The next poll will do
 			}
 		}
@@ -79,7 +79,7 @@ func (p *Pipeline) look() {
 // delivery left in its shard.
 func (c *consumer) compare(s pollResult) {
 	d := c.deliveries[s.shard]
-	d.lane.raise(s.floors)
+	c.agg.learn(d.lane, s.kept)
 	if d.phase != idle || d.unsettled || c.stop != nil || d.calls.Load() != s.calls || s.stored.Same(d.stored) {
 		return
 	}

@@ -163,6 +163,40 @@ func TestAWindowBelowTheFloorIsExpired(t *testing.T) {
 	})
 }
 
+// Two processes share the partitions, as in a rolling update that makes Retention
+// longer: what the new one keeps the old one does not leave out. It does again before
+// the store might forget it.
+func TestAnotherProcessKeepsLonger(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		topic, sink := faketest.NewTopic("a", "b"), faketest.NewStore(2)
+		start := func(own string, retention time.Duration) *faketest.Process {
+			return faketest.Start(t, tumble.Config{
+				Source: &faketest.Source{Topic: topic, Own: []string{own}}, Sink: sink, Idle: -1, Retention: retention,
+			})
+		}
+		topic.Add("b", at(599, "x"))
+		short := start("a", time.Minute)
+		late := func(expired, counted int64) {
+			t.Helper()
+			topic.Add("a", at(599, "z"), at(1, "x"), at(1, "y"))
+			time.Sleep(time.Second)
+			require.Equal(t, expired, short.Stats().Expired)
+			require.Equal(t, counted, sink.Counts()[faketest.CellAt(t0, "x")])
+		}
+		late(2, 0)
+		long := start("b", time.Hour)
+		time.Sleep(6 * time.Second) // each shard is polled
+		late(2, 1)
+		require.NoError(t, long.Stop())
+		time.Sleep(20 * time.Second)
+		late(2, 2)
+		time.Sleep(20 * time.Second)
+		late(4, 2)
+		require.NoError(t, short.Stop())
+		faketest.Balanced(t, short.Stats())
+	})
+}
+
 func TestIdle(t *testing.T) {
 	final := func(sink *faketest.Store, end time.Time) bool { return !end.After(sink.Closed(0)) }
 	t.Run("a silent partition's watermark follows the clock", func(t *testing.T) {

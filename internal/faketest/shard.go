@@ -84,6 +84,9 @@ func (sh *Shard) load(def tumble.Definition, r tumble.LoadRequest, own tumble.De
 		Checkpoints: maps.Clone(sh.Checkpoints), Announced: map[string]uint64{},
 		Frontier: tumble.Frontier(sh.Checkpoints), Floors: slices.Clone(sh.Floors),
 	}
+	for i := range own.Levels() {
+		state.Retentions = append(state.Retentions, sh.inForce(i, time.Minute/2))
+	}
 	for id, a := range sh.announced {
 		if !a.objected {
 			state.Announced[id] = a.token
@@ -138,7 +141,7 @@ func (sh *Shard) advance(def tumble.Definition, deletes int) {
 		sh.Floors = make([]time.Time, len(levels))
 	}
 	for i := range levels {
-		def.Retention = sh.inForce(i)
+		def.Retention = sh.inForce(i, time.Minute)
 		if floor := def.FloorAt(sh.closed); floor.After(sh.Floors[i]) {
 			sh.Floors[i] = floor
 		}
@@ -160,11 +163,11 @@ func (sh *Shard) advance(def tumble.Definition, deletes int) {
 	}
 }
 
-// inForce returns the longest retention that was asked for within the last minute.
-func (sh *Shard) inForce(level int) time.Duration {
+// inForce returns the longest retention of a level that was asked for within so long.
+func (sh *Shard) inForce(level int, within time.Duration) time.Duration {
 	longest := time.Duration(-1)
 	for a, at := range sh.asked {
-		if r := a.retention; a.level == level && time.Since(at) <= time.Minute && (r == 0 || longest > 0 && r > longest || longest < 0) {
+		if r := a.retention; a.level == level && time.Since(at) <= within && (r == 0 || longest > 0 && r > longest || longest < 0) {
 			longest = r
 		}
 		if longest == 0 {

@@ -78,6 +78,18 @@ func TestRetentionInForce(t *testing.T) {
 		inForce(time.Hour)
 		load(t, short)
 		inForce(time.Minute)
+
+		// What a Load tells stays in force for half a minute.
+		told := func(want time.Duration) {
+			t.Helper()
+			require.Equal(t, []time.Duration{want}, load(t, short).Retentions)
+		}
+		load(t, long)
+		time.Sleep(30 * time.Second)
+		told(time.Hour)
+		time.Sleep(time.Nanosecond)
+		told(time.Minute)
+		inForce(time.Hour)
 	})
 }
 

@@ -57,6 +57,7 @@ func (s *shard) Load(_ context.Context, r tumble.LoadRequest) (tumble.ShardState
 	}
 	for i := range s.levels {
 		state.Floors = append(state.Floors, s.levels[i].floor)
+		state.Retentions = append(state.Retentions, s.longest(i, now, asking/2))
 	}
 	return state, nil
 }

@@ -136,13 +136,19 @@ func (st *state) ask(def tumble.Definition, now time.Time) {
 
 // retention returns the one in force of a level: the longest that was asked for within
 // the last minute. If nobody asked, it stays as it was at the last Load.
-func (st *state) retention(level int, now time.Time) (longest time.Duration) {
+func (st *state) retention(level int, now time.Time) time.Duration {
 	if now.Sub(st.lastAsked) > asking {
 		now = st.lastAsked
 	}
+	return st.longest(level, now, asking)
+}
+
+// longest returns the longest retention of a level that was asked for within so long
+// before now.
+func (st *state) longest(level int, now time.Time, within time.Duration) (longest time.Duration) {
 	first := true
 	for a, at := range st.asked {
-		if a.level == level && now.Sub(at) <= asking && (first || keepsLonger(a.retention, longest)) {
+		if a.level == level && now.Sub(at) <= within && (first || keepsLonger(a.retention, longest)) {
 			longest, first = a.retention, false
 		}
 	}

@@ -262,18 +262,27 @@ func retentions(def tumble.Definition) string {
 	return strings.Join(list, " ")
 }
 
+// parseRetentions reads what retentions wrote.
+func parseRetentions(text string) (list []time.Duration, err error) {
+	for _, word := range strings.Split(text, " ") {
+		retention, err := parseDuration(word)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, retention)
+	}
+	return list, nil
+}
+
 // keeping returns def with the retentions that text holds.
 func keeping(def tumble.Definition, text string) (tumble.Definition, error) {
 	levels := def.Levels()
-	words := strings.Split(text, " ")
-	if len(words) != len(levels) {
+	list, err := parseRetentions(text)
+	if err != nil || len(list) != len(levels) {
 		return def, errSyntax
 	}
-	for i, word := range words {
-		var err error
-		if levels[i].Retention, err = parseDuration(word); err != nil {
-			return def, err
-		}
+	for i := range levels {
+		levels[i].Retention = list[i]
 	}
 	if def.Retention, def.Rollups = levels[0].Retention, nil; len(levels) > 1 {
 		def.Rollups = levels[1:]

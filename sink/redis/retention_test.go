@@ -64,6 +64,11 @@ func TestRetentionsDiffer(t *testing.T) {
 	require.True(t, noon.Add(5*time.Minute).Equal(floor()))
 
 	// It goes away. For a minute it may only have paused.
+	told := func() time.Duration { t.Helper(); return stateOf(t, short).Retentions[0] }
+	ago(t, client, name, time.Hour, 29*time.Second)
+	require.Equal(t, time.Hour, told())
+	ago(t, client, name, time.Hour, 36*time.Second)
+	require.Equal(t, 10*time.Minute, told(), "what a process counts by stays in force for half a minute")
 	ago(t, client, name, time.Hour, 59*time.Second)
 	require.True(t, noon.Add(5*time.Minute).Equal(floor()))
 	require.Equal(t, time.Hour, inForce())

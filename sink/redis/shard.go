@@ -144,7 +144,7 @@ func parseState(reply []string) (id string, s tumble.ShardState, err error) {
 	bad := func(what string, err error) (string, tumble.ShardState, error) {
 		return "", tumble.ShardState{}, fmt.Errorf("%s: %w", what, err)
 	}
-	if len(reply) < 6 || reply[0] != "ok" {
+	if len(reply) < 7 || reply[0] != "ok" {
 		return bad(fmt.Sprintf("the script answered %.200q", reply), errSyntax)
 	}
 	if s.Frontier, err = parseNanos(reply[2]); err != nil {
@@ -157,8 +157,11 @@ func parseState(reply []string) (id string, s tumble.ShardState, err error) {
 		}
 		s.Floors = append(s.Floors, floor)
 	}
+	if s.Retentions, err = parseRetentions(reply[6]); err != nil {
+		return bad(fmt.Sprintf("the retentions are %q", reply[6]), err)
+	}
 	n, err := strconv.Atoi(reply[4])
-	pairs := reply[6:]
+	pairs := reply[7:]
 	if err != nil || n < 0 || 2*n > len(pairs) || len(pairs)%2 != 0 {
 		return bad(fmt.Sprintf("the script answered %q announcements", reply[4]), errSyntax)
 	}

@@ -56,6 +56,17 @@ var retentionFaults = []*fault{
 			return c, err
 		}},
 
+	{name: "tells the retention of who asks", rules: []string{"Load/tells the retentions"},
+		load: telling(func(s shard, _, is *tumble.ShardState) { is.Retentions[0] = s.def.Retention })},
+	{name: "tells no retention", rules: []string{"Load/tells the retentions", "Rollup/its retention in force"},
+		load: telling(func(_ shard, _, is *tumble.ShardState) { is.Retentions = nil })},
+	{name: "tells the finest retention for all", rules: []string{"Rollup/its retention in force"},
+		load: telling(func(_ shard, _, is *tumble.ShardState) {
+			for i := range is.Retentions {
+				is.Retentions[i] = is.Retentions[0]
+			}
+		})},
+
 	{name: "tells no floor", rules: []string{"Apply/floor", "Apply/the floor never falls"},
 		load: told(func(shard, *tumble.ShardState) time.Time { return time.Time{} })},
 	{name: "the floor is the frontier less retention", rules: []string{"Apply/floor"},

@@ -56,6 +56,8 @@ const (
 	docGone    = "Deltas of such windows are not counted."
 	docFloor   = "The floor of a level never falls: windows of that level that end at or before it are past retention."
 	docAsked   = "It notes the Retention of each level of the definition that the shard was opened with as asked for at this moment of the store's clock: in force is the longest that was asked for within the last minute."
+	docLately  = "Retentions holds, by level, the longest that was asked for within the last half minute."
+	docStays   = "It stays in force for as long again, so that what a process counts by it now is not past retention by the time it is stored."
 	docInForce = "Its Retention is the one in force."
 	docFor     = "in event time, after the window has closed. 0 keeps counts for ever."
 )
@@ -82,6 +84,16 @@ func (p *process) inForce(want time.Duration, when string) {
 		}
 		return nil
 	})
+}
+
+// tellsRetentions ends the check if a Load of these shards by a process does not tell
+// these retentions, by level.
+func (p *process) tellsRetentions(when string, want ...time.Duration) {
+	for i := range p.shards {
+		if got := p.ask(i, tumble.LoadRequest{}).Retentions; !slices.Equal(got, want) {
+			p.c.failf("%s: shard %d tells the retentions %v, want %v", when, i, got, want)
+		}
+	}
 }
 
 // asking returns keeping with another retention.
@@ -250,6 +262,17 @@ var retentionRules = []Rule{
 				c.failf("minute %d, which is kept for ever, is %v and holds %d", w, got.State, got.N)
 			}
 		}
+	}),
+
+	rule("Load/tells the retentions", docLately+" "+docStays, func(c *check) {
+		p := c.open(keeping)
+		p.tellsRetentions("one process asked for 3 minutes", 3*time.Minute)
+		q := c.open(asking(10 * time.Minute))
+		q.tellsRetentions("another one asked for 10", 10*time.Minute)
+		p.tellsRetentions("the first one asked again", 10*time.Minute)
+		c.open(asking(time.Minute)).tellsRetentions("a third one asked for 1", 10*time.Minute)
+		c.open(asking(0)).tellsRetentions("a fourth one asked for all", 0)
+		p.tellsRetentions("the first one asked once more", 0)
 	}),
 
 	rule("Apply/days before 1970 within retention", docForget+" "+docBounds, func(c *check) {

@@ -195,12 +195,12 @@ var rollupRules = []Rule{
 		p.floors("minute 119 is closed", minute(100), minute(100), minute(60), time.Time{})
 	}),
 
-	rule("Rollup/its retention in force", docAsked, func(c *check) {
-		c.open(rolled)
+	rule("Rollup/its retention in force", docAsked+" "+docLately, func(c *check) {
+		c.open(rolled).tellsRetentions("one process asked", 20*time.Minute, 20*time.Minute, time.Hour, 0)
 		other := rolled
 		other.Rollups = []tumble.Rollup{{Window: tens, Retention: 40 * time.Minute}, {Window: hours, Retention: 30 * time.Minute}, {Window: days, Retention: 48 * time.Hour}}
 		p := c.open(other)
-		p.loadAll()
+		p.tellsRetentions("two processes asked", 20*time.Minute, 40*time.Minute, time.Hour, 0)
 		for w, want := range map[tumble.Window]time.Duration{minutes.Window: 20 * time.Minute, tens: 40 * time.Minute, hours: time.Hour, days: 0} {
 			p.at(w).inForce(want, fmt.Sprintf("two processes asked for %v", w))
 		}

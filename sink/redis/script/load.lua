@@ -8,7 +8,8 @@
 --
 -- Returns {'definition', the stored fields}, or {'ok', id, frontier in ns or
 -- '-', floors in ms or '-' by level, the number of announcements, '1' if there are more
--- windows to delete, partition, token, ..., partition, checkpoint, ...}.
+-- windows to delete, the retentions of the last half minute in ms by level, partition,
+-- token, ..., partition, checkpoint, ...}.
 local id, asked, n = ARGV[1], ARGV[2], tonumber(ARGV[3])
 
 -- Phase one reads.
@@ -90,11 +91,18 @@ for i = here + 1, #ARGV, 2 do
 	end
 end
 
--- In force is the longest retention of the last minute. Each is noted every 4 s
--- only, so a note counts for longer.
+-- In force is the longest retention of the last minute; what is told to the pipeline is
+-- the longest of the last half minute. Each is noted every 4 s only, so a note counts for
+-- longer.
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
-local longest, note, stale = numbers(asked), true, {}
+local longest, lately, note, stale = numbers(asked), numbers(asked), true, {}
+local function raise(list, wanted)
+	for level, retention in ipairs(wanted) do
+		local l = list[level]
+		if l and l ~= 0 and (retention == 0 or retention > l) then list[level] = retention end
+	end
+end
 had = redis.call('HGETALL', retentions)
 for i = 1, #had, 2 do
 	local age = now - tonumber(had[i + 1])
@@ -103,15 +111,16 @@ for i = 1, #had, 2 do
 	elseif age > 70000 then
 		stale[#stale + 1] = had[i]
 	else
-		for level, retention in ipairs(numbers(had[i])) do
-			local l = longest[level]
-			if l and l ~= 0 and (retention == 0 or retention > l) then longest[level] = retention end
-		end
+		raise(longest, numbers(had[i]))
+		if age <= 35000 then raise(lately, numbers(had[i])) end
 	end
 end
-local kept = {}
-for i, retention in ipairs(longest) do kept[i] = ms(retention) end
-kept = table.concat(kept, ' ')
+local function joined(list)
+	local words = {}
+	for i, n in ipairs(list) do words[i] = ms(n) end
+	return table.concat(words, ' ')
+end
+local kept = joined(longest)
 
 local closed = leader and tonumber((split(leader.record)))
 local floors = raised(old.floors, closed, longest)
@@ -140,9 +149,7 @@ write('ZADD', ended, members.ended)
 write('HSET', announced, announce)
 publish(old, closed, old.term, shards, id, floors)
 
-local lows = {}
-for i, floor in ipairs(floors) do lows[i] = ms(floor) end
-local answer = {'ok', id, '-', table.concat(lows, ' '), 0, backlog and '1' or '0'}
+local answer = {'ok', id, '-', joined(floors), 0, backlog and '1' or '0', joined(lately)}
 if leader then answer[3] = string.match(leader.record, '^%S+ %S+ %S+ %S+ %S+ (%S+)') end
 for partition, token in pairs(tokens) do
 	if not string.find(token, ' ', 1, true) then
