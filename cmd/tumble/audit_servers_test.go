@@ -72,7 +72,7 @@ func TestAudit(t *testing.T) {
 	// What was written since is not counted, and no difference. It is the lag.
 	lag := func() (sum int64) {
 		t.Helper()
-		out, errs, code := call(t, "", "-redis", server, "show", name, "-brokers", brokers, "-topic", name, "-json")
+		out, errs, code := call(t, "", "-redis", server, "show", name, "-brokers", brokers, "-json")
 		require.Zero(t, code, "%s %s", out, errs)
 		var s shown
 		require.NoError(t, json.Unmarshal([]byte(out), &s))

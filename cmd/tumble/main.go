@@ -74,7 +74,7 @@ func run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer) 
 	if errors.Is(err, errFound) {
 		return 3
 	}
-	fmt.Fprintf(errs, "tumble: %s\n", program.Line(err.Error()))
+	fmt.Fprintf(errs, "tumble: %s\n", program.Line(strings.TrimPrefix(err.Error(), "tumble: ")))
 	if errors.As(err, new(wrongUsage)) {
 		return 2
 	}
@@ -196,6 +196,30 @@ func (t *tool) sink(name string) (*redis.Sink, error) {
 		return nil, wrongUsage{err}
 	}
 	return sink, nil
+}
+
+// windowFlag declares the flag that names one of the windows that are counted; nil is
+// the finest.
+func windowFlag(fs *flag.FlagSet) **tumble.Window {
+	w := new(*tumble.Window)
+	fs.Func("window", "`length` of the windows, such as 1h, one of those that are counted; empty: the finest", func(s string) (err error) {
+		*w, err = program.Level(s)
+		return err
+	})
+	return w
+}
+
+// reader returns the counts under a name in windows of one level, see windowFlag.
+func (t *tool) reader(name string, window *tumble.Window) (tumble.Reader, error) {
+	sink, err := t.sink(name)
+	if err != nil || window == nil {
+		return sink, err
+	}
+	r, err := sink.Rollup(*window)
+	if err != nil {
+		return nil, wrongUsage{err}
+	}
+	return r, nil
 }
 
 // stored returns the sink of a name under which something is counted, and its definition.

@@ -35,9 +35,10 @@ var namesCommand = command{
 
 var getCommand = command{
 	name: "get", args: "NAME KEY TIME", about: "prints the count of a key in a window", help: timeHelp,
-	define: func(*flag.FlagSet) func(context.Context, *tool, []string) error {
+	define: func(fs *flag.FlagSet) func(context.Context, *tool, []string) error {
+		window := windowFlag(fs)
 		return func(ctx context.Context, t *tool, args []string) error {
-			sink, err := t.sink(args[0])
+			r, err := t.reader(args[0], *window)
 			if err != nil {
 				return err
 			}
@@ -45,7 +46,7 @@ var getCommand = command{
 			if err != nil {
 				return err
 			}
-			c, err := sink.Count(ctx, args[1], at)
+			c, err := r.Count(ctx, args[1], at)
 			if err != nil {
 				return err
 			}
@@ -57,12 +58,13 @@ var getCommand = command{
 var topCommand = command{
 	name: "top", args: "NAME TIME", about: "prints the highest counts of a window", help: timeHelp,
 	define: func(fs *flag.FlagSet) func(context.Context, *tool, []string) error {
+		window := windowFlag(fs)
 		n := fs.Int("n", 10, "how many")
 		return func(ctx context.Context, t *tool, args []string) error {
 			if *n < 1 {
 				return usagef("top: -n is %d, must be positive", *n)
 			}
-			sink, err := t.sink(args[0])
+			r, err := t.reader(args[0], *window)
 			if err != nil {
 				return err
 			}
@@ -70,7 +72,7 @@ var topCommand = command{
 			if err != nil {
 				return err
 			}
-			page, err := sink.Top(ctx, at, *n)
+			page, err := r.Top(ctx, at, *n)
 			if err != nil {
 				return err
 			}
@@ -85,9 +87,10 @@ var topCommand = command{
 
 var rangeCommand = command{
 	name: "range", args: "NAME KEY FROM TO", about: "prints the counts of a key in the windows that start in [FROM, TO)", help: timeHelp,
-	define: func(*flag.FlagSet) func(context.Context, *tool, []string) error {
+	define: func(fs *flag.FlagSet) func(context.Context, *tool, []string) error {
+		window := windowFlag(fs)
 		return func(ctx context.Context, t *tool, args []string) error {
-			sink, err := t.sink(args[0])
+			r, err := t.reader(args[0], *window)
 			if err != nil {
 				return err
 			}
@@ -99,7 +102,7 @@ var rangeCommand = command{
 			if err != nil {
 				return err
 			}
-			counts, err := sink.Range(ctx, args[1], from, to)
+			counts, err := r.Range(ctx, args[1], from, to)
 			if err != nil {
 				return err
 			}
@@ -117,19 +120,20 @@ var watchCommand = command{
 	help: "The newest window is the one that holds the highest watermark. While the store is away it says so and\ngoes on. With -json it prints a line for each look. It ends with Ctrl-C.\n",
 	define: func(fs *flag.FlagSet) func(context.Context, *tool, []string) error {
 		every := fs.Duration("every", time.Second, "how long between two looks")
+		window := windowFlag(fs)
 		n := fs.Int("n", 10, "how many keys")
 		return func(ctx context.Context, t *tool, args []string) error {
 			if *every <= 0 || *n < 1 {
 				return usagef("watch: -every and -n must be positive")
 			}
-			sink, err := t.sink(args[0])
+			r, err := t.reader(args[0], *window)
 			if err != nil {
 				return err
 			}
 			tick := time.NewTicker(*every)
 			defer tick.Stop()
 			for seen := false; ; {
-				page, total, err := newest(ctx, sink, *n)
+				page, total, err := newest(ctx, r, *n)
 				if ctx.Err() != nil {
 					return nil
 				}

@@ -31,7 +31,7 @@ var server = func() string {
 
 // clicks counts a few clicks under a name of its own, which is deleted after the
 // test.
-func clicks(t *testing.T) (name string) {
+func clicks(t *testing.T, rollups ...tumble.Rollup) (name string) {
 	t.Helper()
 	client, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: strings.Split(server, ",")})
 	require.NoError(t, err)
@@ -42,7 +42,7 @@ func clicks(t *testing.T) (name string) {
 	in := make(chan tumble.Event)
 	source, err := channel.New(channel.Config{ID: "clicks", Events: in})
 	require.NoError(t, err)
-	p, err := tumble.New(tumble.Config{Source: source, Sink: sink, Window: tumble.Window{Size: time.Minute}})
+	p, err := tumble.New(tumble.Config{Source: source, Sink: sink, Window: tumble.Window{Size: time.Minute}, Rollups: rollups})
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
@@ -97,6 +97,34 @@ func TestReads(t *testing.T) {
 	require.Contains(t, errs, "nothing is stored under this name")
 }
 
+func TestRollups(t *testing.T) {
+	hours := tumble.Window{Size: time.Hour}
+	name := clicks(t, tumble.Rollup{Window: hours})
+	tumble := func(args ...string) string {
+		t.Helper()
+		out, errs, code := call(t, "", append([]string{"-redis", server}, args...)...)
+		require.Zero(t, code, errs)
+		return out
+	}
+	require.Equal(t, "ada  2023-10-01T12:00  3  open\n", tumble("get", name, "ada", "2023-10-01T12:59", "-window", "1h"))
+	require.Equal(t, "ada  2023-10-01T12:01  1  open\n", tumble("get", name, "ada", "2023-10-01T12:01", "-window", "1m"))
+	require.Equal(t, "ada  2023-10-01T12:00  3  open\n", tumble("top", name, "2023-10-01T12:00", "-n", "1", "-window", "1h"))
+	require.Equal(t, "bob  2023-10-01T12:00  1  open\n", tumble("range", "-window", "1h", name, "bob", "2023-10-01T12:00", "2023-10-01T13:00"))
+	_, errs, code := call(t, "", "-redis", server, "get", name, "ada", "now", "-window", "1d")
+	require.Equal(t, 2, code)
+	require.Contains(t, errs, `invalid value "1d" for flag -window`)
+	_, errs, code = call(t, "", "-redis", server, "get", name, "ada", "now", "-window", "2h")
+	require.Equal(t, 1, code)
+	require.Contains(t, errs, "no such window is counted: 2h0m0s, counted are 1m0s, 1h0m0s")
+	require.Contains(t, tumble("retention", name, "0", "-window", "1h"), "per 1h0m0s are kept for ever")
+	_, errs, code = call(t, "", "-redis", server, "retention", name, "7d", "-window", "1h")
+	require.Equal(t, 2, code)
+	require.Contains(t, errs, "no shorter than that of the finest window")
+	_, errs, code = call(t, "", "-redis", server, "retention", name, "7d", "-window", "2h")
+	require.Equal(t, 2, code)
+	require.Contains(t, errs, "counted are 1m0s, 1h0m0s")
+}
+
 func TestWatch(t *testing.T) {
 	name := clicks(t)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -139,6 +167,9 @@ func TestDrop(t *testing.T) {
 	out, _, code := call(t, "", "-redis", server, "get", name, "ada", "2023-10-01T12:00")
 	require.Zero(t, code)
 	require.Contains(t, out, "  2  ")
+	_, errs, code = call(t, "", "-redis", server, "drop", name+"x", "-yes")
+	require.Equal(t, 1, code)
+	require.Contains(t, errs, "nothing is stored under this name: tumble names lists")
 }
 
 func TestRetention(t *testing.T) {

@@ -6,6 +6,9 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/tumblestream/tumble"
@@ -50,7 +53,7 @@ var showCommand = command{
 	help: "It looks at every key, to tell how much memory they take. With -brokers it tells how many records of each partition are\nnot yet counted.\n",
 	define: func(fs *flag.FlagSet) func(context.Context, *tool, []string) error {
 		brokers := fs.String("brokers", "", "`addresses` of Kafka brokers, separated by commas; empty: no lag is shown")
-		topic := fs.String("topic", "clickstream", "`name` of the topic")
+		topic := fs.String("topic", "", "`name` of the topic; empty: those that the partitions are of")
 		return func(ctx context.Context, t *tool, args []string) error {
 			var addresses []string
 			if *brokers != "" {
@@ -63,19 +66,27 @@ var showCommand = command{
 			if err != nil {
 				return err
 			}
-			var ends map[string]int64
-			if addresses != nil {
-				log := kafkadial.New(addresses, *topic)
-				defer log.Close()
-				if ends, err = log.Ends(ctx); err != nil {
-					return err
-				}
-			}
-			size, err := sink.Size(ctx)
+			p, err := sink.Progress(ctx)
 			if err != nil {
 				return err
 			}
-			p, err := sink.Progress(ctx)
+			ends := map[string]int64{}
+			if addresses != nil {
+				topics := []string{*topic}
+				if *topic == "" {
+					topics = topicsOf(p)
+				}
+				for _, topic := range topics {
+					log := kafkadial.New(addresses, topic)
+					of, err := log.Ends(ctx)
+					log.Close()
+					if err != nil {
+						return err
+					}
+					maps.Copy(ends, of)
+				}
+			}
+			size, err := sink.Size(ctx)
 			if err != nil {
 				return err
 			}
@@ -103,6 +114,17 @@ var showCommand = command{
 			return t.print(s, func(w io.Writer) { s.write(w) })
 		}
 	},
+}
+
+// topicsOf returns the topics of partitions that package kafka has named, but for
+// those that have ended: their topic may be gone.
+func topicsOf(p tumble.Progress) (topics []string) {
+	for _, part := range p.Partitions {
+		if i := strings.LastIndexByte(part.ID, '/'); i > 0 && !part.Ended && !slices.Contains(topics, part.ID[:i]) {
+			topics = append(topics, part.ID[:i])
+		}
+	}
+	return topics
 }
 
 func (s shown) write(w io.Writer) {

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/redis/rueidis"
+
+	"github.com/tumblestream/tumble"
 )
 
 //go:embed script/drop.lua
@@ -104,7 +106,7 @@ func (s *Sink) Size(ctx context.Context) (Size, error) {
 }
 
 // Drop deletes all that is stored under the sink's name. An error wraps ErrCounted
-// if it is in use. After any other error Drop must be called again: until it has
+// if it is in use, and [tumble.ErrNoDefinition] if nothing is stored. After any other error Drop must be called again: until it has
 // returned nil nobody can count under the name.
 //
 // No shard loses a count before every shard has lost its definition, without which
@@ -114,6 +116,9 @@ func (s *Sink) Drop(ctx context.Context) error {
 	bases := make(map[string]bool)
 	if err := s.eachKey(ctx, func(base, _ string) error { bases[base] = true; return nil }); err != nil {
 		return fail(err)
+	}
+	if len(bases) == 0 {
+		return fail(tumble.ErrNoDefinition)
 	}
 	for _, quiet := range []string{"none", strconv.FormatInt(quietTime.Milliseconds(), 10)} { // look at all of them first
 		for base := range bases {

@@ -89,6 +89,7 @@ func TestDrop(t *testing.T) {
 
 			calm(t, client, name)
 			require.NoError(t, sink.Drop(t.Context()))
+			require.ErrorIs(t, sink.Drop(t.Context()), tumble.ErrNoDefinition)
 			left, err := keysOf(t.Context(), client, begin+"*")
 			require.NoError(t, err)
 			require.NotEmpty(t, left)

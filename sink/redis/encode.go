@@ -112,7 +112,8 @@ func (s *shard) split(all []portion, level int, deltas []tumble.Delta) (_ []port
 			return nil, 0, fmt.Errorf("%.80q: an increment of %d, must be positive", d.Key, d.N)
 		}
 		if d.N > tumble.MaxCount {
-			return nil, 0, fmt.Errorf("%w: with %.80q in the window from %s", tumble.ErrOverflow, d.Key, d.Start.Format(time.RFC3339Nano))
+			start, end := s.levels[level].Window.Bounds(d.Start)
+			return nil, 0, overflow(d.Key, start, end)
 		}
 		size += len(d.Key) + 32
 		if i > 0 && d.Start == deltas[i-1].Start { // nearly always

@@ -290,9 +290,14 @@ func refusal(verdict string, about []rueidis.RedisMessage, b tumble.Batch) error
 	case "overflow":
 		start, _ := parseMillis(words[0])
 		end, _ := parseMillis(words[1])
-		return fmt.Errorf("%w: with %.80q in the window from %s to %s", tumble.ErrOverflow, keyOf(words[2]), start.Format(time.RFC3339Nano), end.Format(time.RFC3339Nano))
+		return overflow(keyOf(words[2]), start, end)
 	}
 	return fmt.Errorf("the script answered %q: %w", verdict, errSyntax)
+}
+
+// overflow returns the error about a window that would hold too much with a key.
+func overflow(key string, start, end time.Time) error {
+	return fmt.Errorf("%w: with %.80q in the window from %s to %s", tumble.ErrOverflow, key, start.Format(time.RFC3339Nano), end.Format(time.RFC3339Nano))
 }
 
 // conflict returns the error about another stored checkpoint than from.

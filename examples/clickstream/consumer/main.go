@@ -89,14 +89,23 @@ func rollupFlag(name, usage string) *[]tumble.Rollup {
 	return &all
 }
 
-// checkRollups returns an error unless the roll-ups go with the window and its retention.
-func checkRollups() error {
+// checkWindows returns an error that names a flag unless the retention goes with the
+// grace, and the roll-ups with the window and its retention.
+func checkWindows() error {
+	def := tumble.Definition{Window: *window, Grace: *grace, Retention: *retention}
+	if err := def.Validate(); err != nil {
+		return program.FlagError("retention", err)
+	}
+	def.Rollups = *rollups
 	for _, r := range *rollups {
 		if err := r.Window.Nests(*window); err != nil {
-			return err
+			return program.FlagError("rollup", err)
 		}
 	}
-	return tumble.Definition{Window: *window, Grace: *grace, Retention: *retention, Rollups: *rollups}.Validate()
+	if err := def.Validate(); err != nil {
+		return program.FlagError("rollup", err)
+	}
+	return nil
 }
 
 func parseStart(s string) (kafka.Start, error) {
@@ -133,8 +142,8 @@ func run(ctx context.Context) error {
 }
 
 func count(ctx context.Context) (books tumble.Stats, err error) {
-	if err := checkRollups(); err != nil {
-		return books, program.FlagError("rollup", err)
+	if err := checkWindows(); err != nil {
+		return books, err
 	}
 	screen := newScreen(os.Stderr)
 	log := slog.New(slog.NewTextHandler(screen, &slog.HandlerOptions{ReplaceAttr: shortTime}))
