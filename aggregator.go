@@ -33,7 +33,7 @@ type aggregator struct {
 	ahead []*lane // those that have seen pos, by next
 	limit mark    // smallest of their marks: no event's time moves wm beyond it
 	calm  calm
-	later mark // largest event time that was too far ahead to move wm
+	early mark // largest event time that was too far ahead to move wm
 	ended bool // there is nothing beyond pos, and never will be
 
 	stale    bool    // reading is further than some checkpoint
@@ -105,8 +105,8 @@ func (a *aggregator) learn(ln *lane, k kept) {
 	a.spans = spans{def: a.def, levels: levels}
 }
 
-// hold lets every lane keep its place while reading goes back for some.
-func (a *aggregator) hold() {
+// keepPlaces lets every lane keep its place while reading goes back for some.
+func (a *aggregator) keepPlaces() {
 	for _, ln := range a.lanes {
 		if !ln.ahead {
 			ln.ahead, ln.next, ln.mark = true, Position{a.pos, a.epoch}, a.wm
@@ -218,7 +218,7 @@ func (a *aggregator) count(ch Chunk, soonest int64) (r chunkTally, err error) {
 			ln.tally.counted++
 			if ns > soonest {
 				ln.tally.ahead++
-				a.later = later(a.later, mark{ns, true})
+				a.early = later(a.early, mark{ns, true})
 			}
 		}
 		// While lanes are ahead, a time beyond their marks does not count: it
@@ -290,9 +290,9 @@ func (a *aggregator) promise(ch Chunk, idle time.Duration, top func() mark) {
 		a.calm = calm{}
 		return
 	}
-	if a.later.ok && ch.AsOf.UnixNano() >= a.later.ns {
+	if a.early.ok && ch.AsOf.UnixNano() >= a.early.ns {
 		// The clock has passed an event that was too far ahead of it.
-		a.wm, a.later = later(a.wm, a.later), mark{}
+		a.wm, a.early = later(a.wm, a.early), mark{}
 		a.calm = calm{}
 		a.stale = true
 	}

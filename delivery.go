@@ -50,7 +50,7 @@ type delivery struct {
 	revive    bool // the partition had ended in the shard and goes on
 	abandoned bool // the lane must not be sent. The delivery is gone once its call is over
 
-	calls atomic.Uint64 // counts begins and ends of calls, so that a poll notices one that came in between
+	turns atomic.Uint64 // counts begins and ends of calls, so that a poll notices one that came in between
 }
 
 // A finding is the answer of a Load.
@@ -134,7 +134,7 @@ func (c *consumer) release(d *delivery) {
 
 func (c *consumer) start(d *delivery, call func() outcome) {
 	d.phase = calling
-	d.calls.Add(1)
+	d.turns.Add(1)
 	c.calls.Go(func() { c.outcomes <- call() })
 }
 
@@ -188,7 +188,7 @@ func (c *consumer) apply(ctx context.Context, d *delivery, b *parcel) (began tim
 // load asks for the state of the delivery's shard.
 func (c *consumer) load(ctx context.Context, d *delivery) {
 	d.phase = calling
-	d.calls.Add(1)
+	d.turns.Add(1)
 	c.calls.Add(1)
 	c.p.loaders[d.lane.index].request(&loadRequest{
 		ctx: ctx, heal: true,
@@ -218,7 +218,7 @@ func (c *consumer) find(d *delivery, state ShardState, err error) (*finding, err
 func (c *consumer) heard(ctx context.Context, o outcome) {
 	d := o.d
 	d.phase = idle
-	d.calls.Add(1)
+	d.turns.Add(1)
 	if o.parcel != nil {
 		d.writer = o.parcel.Writer
 	}

@@ -185,11 +185,11 @@ func (l *loader) fail(err error) {
 func (l *loader) ask(ctx context.Context, heal bool) (ShardState, error) {
 	var init map[string]Checkpoint
 	if heal {
-		init = l.p.unless(l.has)
+		init = l.p.toStore(l.has)
 	}
 	state, err := l.p.ask(ctx, l.shard, init)
 	if err == nil && heal {
-		if init = l.p.unless(state.Checkpoints); init != nil {
+		if init = l.p.toStore(state.Checkpoints); init != nil {
 			state, err = l.p.ask(ctx, l.shard, init)
 		}
 	}

@@ -110,8 +110,8 @@ func (p *Pipeline) learn(known map[string]Checkpoint) {
 	p.registry = registry
 }
 
-// unless returns the whole registry if has lacks a partition of it, else nil.
-func (p *Pipeline) unless(has map[string]Checkpoint) map[string]Checkpoint {
+// toStore returns the whole registry if has lacks a partition of it, else nil.
+func (p *Pipeline) toStore(has map[string]Checkpoint) map[string]Checkpoint {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for id := range p.registry {

@@ -63,7 +63,7 @@ func (c *consumer) resume(ctx context.Context, deliveries []*delivery) answer {
 // is furthest behind. All other lanes keep their batches and skip the events that
 // they have seen.
 func (c *consumer) adopt(a answer) {
-	c.agg.hold()
+	c.agg.keepPlaces()
 	rival, overtaken, truncated := false, false, false
 	var furthest int64 // that this process has stored
 	for _, d := range c.deliveries {
@@ -100,7 +100,7 @@ func (c *consumer) adopt(a answer) {
 		c.log, c.committed = log, -1
 	}
 	if log != was || truncated {
-		c.agg.later = mark{} // the event that it was of may be gone
+		c.agg.early = mark{} // the event that it was of may be gone
 	}
 	c.agg.rewind()
 	c.arm()
@@ -128,7 +128,7 @@ func (c *consumer) settle(d *delivery, to Checkpoint) (loss, error) {
 	d.phase, d.finding = idle, nil
 	d.stored, d.writer = f.stored, newNumber()
 	d.unsettled, d.rival, d.revive = false, false, false
-	d.calls.Add(1)
+	d.turns.Add(1)
 	return lost, nil
 }
 

@@ -11,7 +11,7 @@ const pollEvery = 5 * time.Second
 // A pollResult is what the poll of a shard found for one partition.
 type pollResult struct {
 	shard  int
-	calls  uint64     // of the delivery, when the poll began
+	turns  uint64     // of the delivery, when the poll began
 	stored Checkpoint // zero if it is missing
 	kept   kept
 }
@@ -32,10 +32,10 @@ func (p *Pipeline) poll(ctx context.Context, shard int) {
 		case <-tick.C:
 		case <-looking:
 		}
-		calls := map[*consumer]uint64{}
+		turns := map[*consumer]uint64{}
 		p.mu.Lock()
 		for c := range p.consumers {
-			calls[c] = c.deliveries[shard].calls.Load()
+			turns[c] = c.deliveries[shard].turns.Load()
 		}
 		p.mu.Unlock()
 		state, err := p.loaders[shard].load(ctx, false, func(err error) {
@@ -51,7 +51,7 @@ func (p *Pipeline) poll(ctx context.Context, shard int) {
 		merge(known, state.Checkpoints)
 		p.learn(known)
 		p.noteOthers(shard, state.Checkpoints)
-		for c, n := range calls {
+		for c, n := range turns {
 			if _, ok := p.consumers[c]; !ok {
 				continue
 			}
@@ -80,7 +80,7 @@ func (p *Pipeline) look() {
 func (c *consumer) compare(s pollResult) {
 	d := c.deliveries[s.shard]
 	c.agg.learn(d.lane, s.kept)
-	if d.phase != idle || d.unsettled || c.stop != nil || d.calls.Load() != s.calls || s.stored.Same(d.stored) {
+	if d.phase != idle || d.unsettled || c.stop != nil || d.turns.Load() != s.turns || s.stored.Same(d.stored) {
 		return
 	}
 	if silence, ok := c.p.changes.Now(); ok { // a store that lost all is one line, not one of each partition and shard
