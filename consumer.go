@@ -202,7 +202,7 @@ func (c *consumer) leave() error {
 		return c.stop
 	}
 	if events > 0 {
-		c.p.cfg.Logger.Warn("stopped before the last flush was done, the next run reads these events again", "partition", c.id, "events", events)
+		c.p.cfg.Logger.Warn("stopped before the last flush was done, the next run counts these events if its source still has them", "partition", c.id, "events", events)
 	}
 	return nil
 }
