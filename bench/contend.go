@@ -74,8 +74,9 @@ type task struct {
 	n                          int
 
 	// Of tumble alone.
-	grace, flush time.Duration
-	follow       bool // go on at the end of the topic
+	grace, flush, window time.Duration
+	shards               int
+	follow               bool // go on at the end of the topic
 }
 
 // contend runs one contender of this program.
@@ -89,6 +90,8 @@ func contend(ctx context.Context, args []string) (err error) {
 	f.IntVar(&t.n, "n", 0, "`number` of records in the topic")
 	f.DurationVar(&t.grace, "grace", 0, "tumble's Grace")
 	f.DurationVar(&t.flush, "flush", 0, "tumble's FlushInterval; 0: its default")
+	f.DurationVar(&t.window, "window", time.Minute, "tumble's Window")
+	f.IntVar(&t.shards, "shards", 0, "`number` of shards; 0: the default")
 	f.BoolVar(&t.follow, "follow", false, "go on at the end of the topic until interrupted")
 	profile := f.String("profile", "", "`file` for a CPU profile")
 	if err := f.Parse(args); err != nil {

@@ -65,14 +65,14 @@ func contendTumble(ctx context.Context, t task) error {
 		return err
 	}
 	defer client.Close()
-	sink, err := redis.New(redis.Config{Client: client, Name: tumbleName})
+	sink, err := redis.New(redis.Config{Client: client, Name: tumbleName, Shards: t.shards})
 	if err != nil {
 		return err
 	}
 	pipeline, err := tumble.New(tumble.Config{
 		Source:        told{source, sync.OnceFunc(tell.first)},
 		Sink:          sink,
-		Window:        tumble.Window{Size: time.Minute},
+		Window:        tumble.Window{Size: t.window},
 		Grace:         t.grace,
 		FlushInterval: t.flush,
 	})

@@ -26,6 +26,7 @@ import (
 type schedule struct {
 	start       time.Time
 	rate, keys  int
+	shards      int // of the store; 0: its default
 	every       int // one event in every is a probe
 	total, warm int // events; the first warm of them are not measured
 }
@@ -66,10 +67,11 @@ func declareSchedule(f *flag.FlagSet) func() (schedule, time.Duration) {
 	probes := f.Int("probes", 200, "how many of the events to watch, a `second`")
 	lasts := f.Duration("for", 20*time.Second, "`time` to measure")
 	warm := f.Duration("warm", 5*time.Second, "`time` before that")
+	shards := f.Int("shards", 0, "`number` of shards; 0: the default")
 	flush := f.Duration("flush", 10*time.Millisecond, "FlushInterval, a `time`")
 	return func() (schedule, time.Duration) {
 		return schedule{
-			rate: *rate, keys: *keys, every: max(1, *rate / *probes),
+			rate: *rate, keys: *keys, shards: *shards, every: max(1, *rate / *probes),
 			total: int(float64(*rate) * (*lasts + *warm).Seconds()), warm: int(float64(*rate) * warm.Seconds()),
 		}, *flush
 	}
@@ -184,7 +186,7 @@ func feedKafka(ctx context.Context, up *servers, s *schedule, flushEvery, linger
 		return feeder{}, err
 	}
 	child, err := self(ctx, "contend", "-kafka", up.kafka, "-redis", up.redis, "-topic", topic, "-group", topic,
-		"-flush", flushEvery.String(), "-follow", "tumble")
+		"-flush", flushEvery.String(), "-shards", strconv.Itoa(s.shards), "-follow", "tumble")
 	if err != nil {
 		closeAll()
 		return feeder{}, err
@@ -272,7 +274,7 @@ func latencyChannel(ctx context.Context, args []string) error {
 		return err
 	}
 	defer client.Close()
-	sink, err := redis.New(redis.Config{Client: client, Name: tumbleName})
+	sink, err := redis.New(redis.Config{Client: client, Name: tumbleName, Shards: s.shards})
 	if err != nil {
 		return err
 	}

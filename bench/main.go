@@ -32,6 +32,7 @@ func commands() []command {
 		{name: "restart", about: "from the start of a process to its first count, with a million live windows in Redis", run: restart},
 		{name: "reads", about: "reads a second and core of the HTTP API, beside the tutorial's", run: reads},
 		{name: "growth", about: "what an event costs with more keys, partitions and processes", run: growth},
+		{name: "steady", about: "what a process costs that holds many partitions with little on each", run: steady},
 		{name: "memory", about: "what an increment takes that waits for a store that is away", run: memory},
 		{name: "contend", about: "one contender, in a process of its own", run: contend, part: true},
 		{name: "latency-channel", about: "the pipeline of latency -source channel", run: latencyChannel, part: true},

@@ -137,8 +137,7 @@ func rejectsKeepFetchAlive(t *testing.T, c cluster) {
 	require.NoError(t, s.Run(ctx, func(ctx context.Context, p tumble.Partition) error {
 		_, err := p.Resume(ctx, start[p.ID()])
 		require.NoError(t, err)
-		ch, err := p.Fetch(ctx, unplaced(0))
-		require.NoError(t, err)
+		ch := fetchSome(t, ctx, p, unplaced(0))
 		require.EqualValues(t, 1, ch.Next)
 		require.Len(t, ch.Events, 1)
 		at := tumble.Position{Offset: ch.Next, Epoch: ch.Epoch}
@@ -174,13 +173,11 @@ func rejectsKeepFetchAlive(t *testing.T, c cluster) {
 		require.EqualValues(t, 1, ch.Next)
 
 		release <- nil
-		ch, err = p.Fetch(ctx, unplaced(1))
-		require.NoError(t, err)
+		ch = fetchSome(t, ctx, p, unplaced(1))
 		require.EqualValues(t, 3, ch.Next, "a quick answer does not cut the Chunk")
 		require.EqualValues(t, 1, ch.Rejected)
 		require.Equal(t, "b", ch.Events[0].Key)
-		ch, err = p.Fetch(ctx, unplaced(0))
-		require.NoError(t, err)
+		ch = fetchSome(t, ctx, p, unplaced(0))
 		require.EqualValues(t, 3, ch.Next)
 		require.Zero(t, ch.Rejected, "it was told of")
 		_, told := h.all()

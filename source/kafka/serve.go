@@ -73,11 +73,14 @@ func (s *Source) serve(ctx context.Context, f *fetcher, lists <-chan []int32, gr
 		readers[n] = r
 		live++
 		go func() {
-			defer stop()
-			err := consume(own, r.partition)
-			r.endTelling()
-			f.remove(r.partition)
-			ended <- end{n, err}
+			err := errExited
+			defer func() {
+				defer stop()
+				r.endTelling()
+				f.remove(r.partition)
+				ended <- end{n, err}
+			}()
+			err = consume(own, r.partition)
 		}()
 	}
 	// look gives up and starts what the last list asks for, and tries again what was

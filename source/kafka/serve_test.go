@@ -3,6 +3,7 @@ package kafka
 import (
 	"context"
 	"errors"
+	"runtime"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -183,4 +184,18 @@ func TestServeYields(t *testing.T) {
 		require.Equal(t, []int32{1, 2}, s.has(), "the next assignment has it")
 		s.stop(t)
 	})
+}
+
+// A goroutine that ends within consume, as FailNow has it, does not hold Run up.
+func TestAConsumerThatExits(t *testing.T) {
+	c := fakeCluster(t)
+	s, err := New(c.config(c.create(t, 1), 0))
+	require.NoError(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	err = s.Run(ctx, func(context.Context, tumble.Partition) error {
+		runtime.Goexit()
+		return nil
+	})
+	require.ErrorIs(t, err, errExited)
 }

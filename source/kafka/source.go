@@ -209,6 +209,10 @@ func (s *Source) owns(id string) bool {
 // errExhausted ends Run without an error.
 var errExhausted = errors.New("every partition was read to its end")
 
+// errExited is the error of a partition whose goroutine was ended (runtime.Goexit), as a
+// test's FailNow does: Run must not wait for it.
+var errExited = errors.New("the goroutine that consumed a partition was ended")
+
 // Share implements [tumble.Sharer].
 func (s *Source) Share(identity func(context.Context) (tumble.Identity, error)) {
 	s.mu.Lock()

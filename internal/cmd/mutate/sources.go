@@ -131,6 +131,7 @@ var ofSources = []directed{
 	{"TestAssignPartitions", mutation{"at most as many as are even", "source/kafka/group_assign.go", "case len(shares[i]) == each && more > 0:", "case len(shares[i]) >= each && more > 0:", "gives one member more than the others"}},
 	{"TestServeFollowsTheShare", mutation{"what a list takes is given up", "source/kafka/serve.go", "\t\t\t\tr.stopped = true\n\t\t\t\tr.stop()\n", "\t\t\t\tr.stopped = true\n", "keeps partitions of others"}},
 	{"TestServeFollowsTheShare", mutation{"one that comes back begins again", "source/kafka/serve.go", "\t\t\t\tr.again = true\n", "", "loses a partition that comes back while it flushes"}},
+	{"TestAConsumerThatExits", mutation{"a consumer that exits", "source/kafka/serve.go", "err := errExited", "var err error", "goes on without a partition"}},
 	{"TestServeUntilEnd", mutation{"no member knows no end", "source/kafka/serve.go", "named = list != nil", "named = true", "ends before its share is read"}},
 	{"TestServeUntilEnd", mutation{"what was yielded is not read to its end", "source/kafka/serve.go", "if r.yielded.Load() {\n\t\t\t\treturn false", "if r.yielded.Load() {\n\t\t\t\treturn true", "ends before its share is read"}},
 	{"TestServeYields", mutation{"yields only what others may have", "source/kafka/partition.go", "\tif !p.fetch.unsure() {\n\t\treturn false\n\t}\n", "", "gives up partitions that nobody else counts"}},
