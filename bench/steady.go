@@ -40,6 +40,7 @@ func steady(ctx context.Context, args []string) error {
 	list := f.String("partitions", "100,2000", "`numbers` of partitions, separated by commas")
 	lasts := f.Duration("for", 30*time.Second, "`time` to measure")
 	warm := f.Duration("warm", 15*time.Second, "`time` before that")
+	shards := f.Int("shards", 0, "`number` of shards; 0: the default")
 	where := declareServers(f)
 	if err := f.Parse(args); err != nil {
 		return err
@@ -56,7 +57,7 @@ func steady(ctx context.Context, args []string) error {
 		if err != nil || n < 1 {
 			return fmt.Errorf("-partitions: %q is no number of partitions", word)
 		}
-		h, err := hold(ctx, up, n, *warm, *lasts)
+		h, err := hold(ctx, up, n, *shards, *warm, *lasts)
 		if err != nil {
 			return fmt.Errorf("%d partitions: %w", n, err)
 		}
@@ -74,7 +75,7 @@ func steady(ctx context.Context, args []string) error {
 
 // hold counts a topic of n partitions in one process, and compares the counts with what
 // was written.
-func hold(ctx context.Context, up *servers, n int, warm, lasts time.Duration) (*holding, error) {
+func hold(ctx context.Context, up *servers, n, shards int, warm, lasts time.Duration) (*holding, error) {
 	if _, err := flush(ctx, up.db); err != nil {
 		return nil, err
 	}
@@ -110,7 +111,7 @@ func hold(ctx context.Context, up *servers, n int, warm, lasts time.Duration) (*
 		return nil, err
 	}
 
-	child, err := self(ctx, "contend", "-kafka", up.kafka, "-redis", up.redis, "-topic", topic, "-group", topic, "-follow", "-window", steadyWindow.String(), "tumble")
+	child, err := self(ctx, "contend", "-kafka", up.kafka, "-redis", up.redis, "-topic", topic, "-group", topic, "-follow", "-window", steadyWindow.String(), "-shards", strconv.Itoa(shards), "tumble")
 	if err != nil {
 		return nil, err
 	}

@@ -38,6 +38,7 @@ const rolledUp = 6
 
 // A held is what one shard holds.
 type held struct {
+	shards  int             // that the name has
 	offsets map[int32]int64 // by partition: how far the counts reach
 	counts  map[count]int64
 	coarse  map[count]int64 // of the roll-up
@@ -61,7 +62,7 @@ func (s *store) holding(ctx context.Context, name string, shard int, window time
 	if err != nil || len(parts) < 8 {
 		return nil, fmt.Errorf("shard %d: %v: %w", shard, parts, err)
 	}
-	h := &held{offsets: map[int32]int64{}, counts: map[count]int64{}, coarse: map[count]int64{}, window: window.Milliseconds(), keys: map[string]bool{}}
+	h := &held{shards: s.shards(), offsets: map[int32]int64{}, counts: map[count]int64{}, coarse: map[count]int64{}, window: window.Milliseconds(), keys: map[string]bool{}}
 	for _, suffix := range []string{"", ":checkpoints", ":finality", ":live", ":ended", ":tainted", ":announced", ":retentions", ":windows", ":totals", ":r1:windows", ":r1:totals"} {
 		h.keys[base+suffix] = true
 	}
@@ -223,8 +224,8 @@ func (h *held) bucket(base string, shard int, part rueidis.RedisMessage) error {
 			continue
 		}
 		key := keyOf(field)
-		if at := bucketOf(field, int(n)); at != int(i) || shardOf(key) != shard {
-			h.faults = append(h.faults, fmt.Sprintf("window %d: %q is in bucket %d of %d of shard %d, belongs to %d of shard %d", start, key, i, n, shard, at, shardOf(key)))
+		if at := bucketOf(field, int(n)); at != int(i) || shardAmong(key, h.shards) != shard {
+			h.faults = append(h.faults, fmt.Sprintf("window %d: %q is in bucket %d of %d of shard %d, belongs to %d of shard %d", start, key, i, n, shard, at, shardAmong(key, h.shards)))
 			continue
 		}
 		if counts[count{start, key}], err = strconv.ParseInt(stored[j+1], 10, 64); err != nil {
@@ -288,10 +289,10 @@ func when(ms int64) string { return time.UnixMilli(ms).UTC().Format("15:04:05") 
 // checkpoints. It is right at any moment, whoever is writing; the caller sees
 // to it that no slot moves meanwhile.
 func (l *lab) check(ctx context.Context, f *fleet) (*verdict, error) {
-	var all [shards]*held
-	var upTo [shards]map[int32]int64
+	all := make([]*held, f.store.shards())
+	upTo := make([]map[int32]int64, len(all))
 	furthest := map[int32]int64{}
-	for i := range shards {
+	for i := range all {
 		err := eventually(ctx, 30*time.Second, f.name+": no shard was read", func(ctx context.Context) (err error) {
 			all[i], err = f.store.holding(ctx, f.name, i, l.window)
 			return err
@@ -315,7 +316,7 @@ func (l *lab) check(ctx context.Context, f *fleet) (*verdict, error) {
 	}
 	want := l.truth.counts(upTo)
 	v := &verdict{}
-	for i := range shards {
+	for i := range all {
 		v.compare(i, all[i], want[i])
 	}
 	return v, nil
@@ -325,7 +326,7 @@ func (l *lab) check(ctx context.Context, f *fleet) (*verdict, error) {
 // by the layout, key by key, and through the library's Reader.
 func (l *lab) checkAll(ctx context.Context, f *fleet, whole *truth, ends map[int32]int64) (layout, reader *verdict, err error) {
 	layout, reader = &verdict{}, &verdict{}
-	var upTo [shards]map[int32]int64
+	upTo := make([]map[int32]int64, f.store.shards())
 	for i := range upTo {
 		upTo[i] = ends
 	}
@@ -333,7 +334,7 @@ func (l *lab) checkAll(ctx context.Context, f *fleet, whole *truth, ends map[int
 	keys := map[string]bool{}
 	gone := func(int64) bool { return false }
 	floor := int64(noMark)
-	for i := range shards {
+	for i := range upTo {
 		h, err := f.store.holding(ctx, f.name, i, l.window)
 		if err != nil {
 			return nil, nil, err
@@ -365,7 +366,7 @@ func (l *lab) checkAll(ctx context.Context, f *fleet, whole *truth, ends map[int
 
 // throughReader compares what the library's Reader says of each window, page by
 // page, and one by one of the first keys of each.
-func (l *lab) throughReader(ctx context.Context, f *fleet, want [shards]map[count]int64, gone func(start int64) bool, v *verdict) error {
+func (l *lab) throughReader(ctx context.Context, f *fleet, want []map[count]int64, gone func(start int64) bool, v *verdict) error {
 	client, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: strings.Split(f.store.addresses(), ","), Dialer: net.Dialer{Timeout: 3 * time.Second}})
 	if err != nil {
 		return err

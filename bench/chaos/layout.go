@@ -14,7 +14,11 @@ import (
 // This file reads the layout of counts in Redis by its documentation. It shares
 // no code with the library, so that a mistake of the one is not the other's.
 
-const shards = 16 // the library's default
+// shards is how many a Redis Cluster has by default, and serverShards a single server.
+const (
+	shards       = 16
+	serverShards = 4
+)
 
 // tags are the hash tags of the shards: of shard i the smallest decimal number
 // whose slot, divided by 64, is i with its 8 bits reversed.
@@ -140,9 +144,6 @@ func parsePublished(text string) (published, error) {
 	}
 	return p, err
 }
-
-// shardOf returns which of the default number of shards a key belongs to.
-func shardOf(key string) int { return shardAmong(key, shards) }
 
 // shardAmong returns which of n shards a key belongs to: its FNV-1a, mixed by
 // MurmurHash3's fmix64.

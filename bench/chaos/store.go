@@ -22,6 +22,14 @@ type store struct {
 	nodes      []*node
 }
 
+// shards is how many a name has by default.
+func (s *store) shards() int {
+	if s.cluster {
+		return shards
+	}
+	return serverShards
+}
+
 // A node is one Redis server.
 type node struct {
 	name  string
@@ -195,7 +203,7 @@ func (s *store) eval(ctx context.Context, script, key string, args ...string) (a
 func (s *store) offsets(ctx context.Context, name string) (least map[string]int64, ok bool) {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
-	found := make([]map[string]string, shards)
+	found := make([]map[string]string, s.shards())
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	for _, n := range s.nodes {
@@ -205,7 +213,7 @@ func (s *store) offsets(ctx context.Context, name string) (least map[string]int6
 				return
 			}
 			var commands rueidis.Commands
-			for i := range shards {
+			for i := range s.shards() {
 				commands = append(commands, client.B().Hgetall().Key(baseKey(name, i)+":checkpoints").Build())
 			}
 			for i, result := range client.DoMulti(ctx, commands...) {
@@ -238,7 +246,7 @@ func (s *store) offsets(ctx context.Context, name string) (least map[string]int6
 		}
 	}
 	for partition, n := range counts {
-		if n < shards {
+		if n < s.shards() {
 			least[partition] = -1
 		}
 	}

@@ -102,7 +102,7 @@ func (t *truth) add(r *kgo.Record) {
 		key = int32(len(t.names))
 		t.index[*click.User] = key
 		t.names = append(t.names, *click.User)
-		t.shard = append(t.shard, uint8(shardOf(*click.User)))
+		t.shard = append(t.shard, uint8(shardAmong(*click.User, shards)))
 	}
 	start := at.UnixMilli()
 	start -= start % t.window.Milliseconds()
@@ -134,27 +134,29 @@ func (t *truth) ends() map[int32]int64 {
 
 // counts returns what each shard must hold whose counts reach up to the given
 // offsets, by partition.
-func (t *truth) counts(upTo [shards]map[int32]int64) [shards]map[count]int64 {
+func (t *truth) counts(upTo []map[int32]int64) []map[count]int64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	type cell struct {
 		start int64
 		key   int32
 	}
+	// The number of shards divides the largest one.
+	shard := func(key int32) int { return int(t.shard[key]) % len(upTo) }
 	cells := map[cell]int64{}
 	for partition, events := range t.partitions {
 		for _, e := range events {
-			if e.offset < upTo[t.shard[e.key]][partition] {
+			if e.offset < upTo[shard(e.key)][partition] {
 				cells[cell{e.start, e.key}]++
 			}
 		}
 	}
-	var all [shards]map[count]int64
+	all := make([]map[count]int64, len(upTo))
 	for i := range all {
 		all[i] = map[count]int64{}
 	}
 	for c, n := range cells {
-		all[t.shard[c.key]][count{c.start, t.names[c.key]}] = n
+		all[shard(c.key)][count{c.start, t.names[c.key]}] = n
 	}
 	return all
 }

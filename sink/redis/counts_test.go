@@ -265,23 +265,26 @@ func TestDefinitions(t *testing.T) {
 	})
 }
 
-// TestOpenRace opens a new name with two numbers of shards at once: one wins.
+// TestOpenRace opens a new name several times at once, with as many shards as the
+// servers are for.
 func TestOpenRace(t *testing.T) {
-	client := connect(t, single)
-	for range 10 {
-		name := unique(t, client)
-		lens := make(chan int)
-		for range 4 {
-			go func() {
-				shards, err := newSink(t, redis.Config{Client: client, Name: name}).Open(context.Background(), minutes)
-				if err != nil {
-					t.Error(err)
-				}
-				lens <- len(shards)
-			}()
-		}
-		for range 4 {
-			require.Equal(t, 16, <-lens)
+	for want, addrs := range map[int][]string{4: single, 16: cluster} {
+		client := connect(t, addrs)
+		for range 10 {
+			name := unique(t, client)
+			lens := make(chan int)
+			for range 4 {
+				go func() {
+					shards, err := newSink(t, redis.Config{Client: client, Name: name}).Open(context.Background(), minutes)
+					if err != nil {
+						t.Error(err)
+					}
+					lens <- len(shards)
+				}()
+			}
+			for range 4 {
+				require.Equal(t, want, <-lens)
+			}
 		}
 	}
 }

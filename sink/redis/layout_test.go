@@ -56,7 +56,7 @@ func TestTags(t *testing.T) {
 		}
 	}
 	per := make([]int, 3)
-	for _, tag := range tags[:defaultShards] {
+	for _, tag := range tags[:clusterShards] {
 		per[int(slot(tag))*3/slots]++
 	}
 	slices.Sort(per)

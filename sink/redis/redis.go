@@ -28,9 +28,11 @@ type Config struct {
 	Name string
 
 	// Shards is the number of shards, from 1 to 256, that a sink divides its
-	// counts among when it stores the first under Name. It never changes after.
-	// 0 takes the number that is stored, and 16 if none is. Any other number
-	// must be the stored one.
+	// counts among when it stores the first under Name. It never changes after, and
+	// a Redis Cluster divides a name among as many masters at most. 0 takes the number
+	// that is stored, and if none is 16 in a Redis Cluster and 4 on a single server,
+	// where each costs a call a flush and spares nothing. Any other number must be the
+	// stored one.
 	Shards int
 
 	// Timeout ends a call whose context has no deadline. Defaults to 10
@@ -55,7 +57,8 @@ type Config struct {
 }
 
 const (
-	defaultShards = 16
+	clusterShards = 16
+	serverShards  = 4 // of one server: bench's latency and steady tell what more of them cost
 	// openTimeout bounds Open: whoever starts a program watches.
 	openTimeout = 4 * time.Second
 )
@@ -132,7 +135,10 @@ func (s *Sink) Open(ctx context.Context, def tumble.Definition) ([]tumble.Shard,
 		if err != nil && !errors.Is(err, tumble.ErrNoDefinition) {
 			return nil, err
 		}
-		n := cmp.Or(s.cfg.Shards, defaultShards)
+		n := cmp.Or(s.cfg.Shards, serverShards)
+		if s.cfg.Shards == 0 && s.client.Mode() == rueidis.ClientModeCluster {
+			n = clusterShards
+		}
 		if stored != nil {
 			// Before anything is written: of a store that lost a part the first
 			// shard may have no definition, and must not get another one.
