@@ -156,14 +156,26 @@ func TestOperations(t *testing.T) {
 	require.True(t, ok)
 	lines, _, _ = strings.Cut(lines, "\n## ")
 	told := 0
+	var rows []string
 	for _, row := range regexp.MustCompile(`(?m)^\| (.*?) \| (warn|error|info) \|`).FindAllStringSubmatch(lines, -1) {
 		for _, m := range regexp.MustCompile("`([^`]*)`").FindAllStringSubmatch(row[1], -1) {
 			told++
-			line := `"` + strings.TrimSuffix(m[1], "...")
+			rows = append(rows, strings.TrimSuffix(m[1], "..."))
+			line := `"` + rows[len(rows)-1]
 			require.True(t, strings.Contains(all.String(), line), "nothing logs %s", line)
 		}
 	}
 	require.Greater(t, told, 10)
+	// And each line of the library is told of.
+	logs := regexp.MustCompile(`\.(?:Warn|Error)\("([^"]+)"`)
+	for path, text := range sources(t) {
+		if room, _, _ := strings.Cut(path, "/"); strings.HasSuffix(path, "_test.go") || strings.Contains(path, "/") && !slices.Contains([]string{"source", "sink", "web"}, room) {
+			continue
+		}
+		for _, m := range logs.FindAllStringSubmatch(text, -1) {
+			require.True(t, slices.ContainsFunc(rows, func(row string) bool { return strings.HasPrefix(m[1], row) }), "%s: the operations page does not tell of %q", path, m[1])
+		}
+	}
 }
 
 // TestFileMap compares the map of the files with the folders.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -199,7 +200,14 @@ var ErrDefinition = errors.New("definition differs from the stored one")
 type DefinitionError struct{ Stored, Wanted Definition }
 
 func (e *DefinitionError) Error() string {
-	return fmt.Sprintf("%v: stored is %v; wanted is %v (under a new name everything is counted from the log)", ErrDefinition, e.Stored, e.Wanted)
+	var differ []string
+	wanted := e.Wanted.parts()
+	for i, stored := range e.Stored.parts() {
+		if stored != wanted[i] {
+			differ = append(differ, fmt.Sprintf("%s, wanted %s", stored, wanted[i]))
+		}
+	}
+	return fmt.Sprintf("%v: stored is %s (under a new name, with a new consumer group, everything is counted from the log)", ErrDefinition, strings.Join(differ, "; "))
 }
 
 func (e *DefinitionError) Unwrap() error { return ErrDefinition }

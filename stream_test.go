@@ -150,7 +150,7 @@ func TestRetentionMayDiffer(t *testing.T) {
 		require.ErrorAs(t, err, &differs)
 		require.Equal(t, time.Second, differs.Wanted.Grace)
 		require.Zero(t, differs.Stored.Grace)
-		require.ErrorContains(t, err, "under a new name everything is counted from the log")
+		require.ErrorContains(t, err, ": stored is grace 0s, wanted grace 1s (under a new name, with a new consumer group, everything is counted from the log)")
 	})
 }
 

@@ -426,7 +426,22 @@ func (d Definition) String() string {
 	for _, r := range d.Levels()[1:] {
 		rollups += fmt.Sprintf(", rolled up to %v with retention %v", r.Window, r.Retention)
 	}
-	return fmt.Sprintf("window %v, grace %v, drop late %v, sum %v, keys up to %d bytes, retention %v%s", d.Window, d.Grace, d.DropLate, d.Sum, d.Longest(), d.Retention, rollups)
+	return fmt.Sprintf("%s, retention %v%s", strings.Join(d.parts()[:5], ", "), d.Retention, rollups)
+}
+
+// parts names what must be the Same.
+func (d Definition) parts() []string {
+	rollups := "no roll-ups"
+	for i, r := range d.Levels()[1:] {
+		if i == 0 {
+			rollups = "roll-ups"
+		}
+		rollups += " " + r.Window.String()
+	}
+	return []string{
+		fmt.Sprintf("window %v", d.Window), fmt.Sprintf("grace %v", d.Grace), fmt.Sprintf("drop late %v", d.DropLate),
+		fmt.Sprintf("sum %v", d.Sum), fmt.Sprintf("keys up to %d bytes", d.Longest()), rollups,
+	}
 }
 
 // Frontier returns the frontier of a shard that holds these checkpoints: the

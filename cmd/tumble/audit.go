@@ -28,9 +28,10 @@ var auditCommand = command{
 	name: "audit", args: "NAME", about: "counts a topic once more, in memory, and compares every count",
 	help: `It counts each partition up to where the stored counts reach, and compares all windows that
 the log can still show and that are not past retention: if the log no longer holds all that was
-counted, those that begin within an hour of where it begins now are left out. Nothing may count
-under the name meanwhile. With drop late, an event that came after a silence may have been late
-by the clock, which the log does not tell. It exits with 3 if something differs.
+counted, those that begin within an hour of where it begins now are left out. Nothing may be counted
+under the name meanwhile: stop it, or choose a time when nothing comes. With drop late, an event that came after a silence may have been late
+by the clock, which the log does not tell. It exits with 3 if something differs, and with 1 if
+something was counted meanwhile.
 `,
 	define: func(fs *flag.FlagSet) func(context.Context, *tool, []string) error {
 		brokers := fs.String("brokers", "localhost:9092", "`addresses` of Kafka brokers, separated by commas")
@@ -57,7 +58,10 @@ by the clock, which the log does not tell. It exits with 3 if something differs.
 				return err
 			}
 			if a.def.Sum != (*sum != "") {
-				return usagef("audit: the counts are sums: %v; -sum is %q", a.def.Sum, *sum)
+				if a.def.Sum {
+					return usagef("audit: the counts of %s are sums: -sum must name the field that was added up", args[0])
+				}
+				return usagef("audit: the counts of %s are numbers of events: they go without -sum", args[0])
 			}
 			log := kafkadial.New(addresses, *topic)
 			defer log.Close()
@@ -67,7 +71,7 @@ by the clock, which the log does not tell. It exits with 3 if something differs.
 			source, err := kafka.New(kafka.Config{
 				Brokers: log.Brokers, Transport: log.Transport, Topic: log.Name, UntilEnd: true, MaxKey: a.def.Longest(),
 				Decode:   kafka.Fields{Key: *key, Time: *at, Unit: u, N: *sum}.Decode(),
-				OnReject: func(context.Context, kafka.Rejected) error { return nil },
+				OnReject: a.reject,
 			})
 			if err != nil {
 				return usagef("audit: %w", err)
@@ -93,8 +97,9 @@ type audit struct {
 	positions []map[string]tumble.Checkpoint // of the shards
 	counted   *memory.Sink
 
-	mu    sync.Mutex
-	since time.Time // windows that begin before it are left out
+	mu       sync.Mutex
+	since    time.Time // windows that begin before it are left out
+	rejected string    // the first record that was
 
 	found audited
 }
@@ -132,7 +137,21 @@ func (a *audit) count(ctx context.Context, source tumble.Source) error {
 	if err := pipeline.Run(ctx); err != nil {
 		return err
 	}
+	if s := pipeline.Stats(); s.Rejected > 0 && s.Rejected == s.Read {
+		return fmt.Errorf("audit: none of %d records can be understood, the first is %s: -key, -time, -time-unit and -sum must be as they were when it was counted", s.Read, a.rejected)
+	}
 	return ctx.Err()
+}
+
+// reject notes the first record that cannot be understood. Whoever counted it has left it
+// out, too.
+func (a *audit) reject(_ context.Context, r kafka.Rejected) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.rejected == "" {
+		a.rejected = fmt.Sprintf("%s/%d@%d: %v", r.Topic, r.Partition, r.Offset, r.Cause)
+	}
+	return nil
 }
 
 // upTo is a source that ends where the stored counts do.

@@ -69,6 +69,15 @@ func TestAudit(t *testing.T) {
 	require.Zero(t, code, "%s %s", out, errs)
 	require.Regexp(t, `^51 windows, \d+ counts, 0 differences\n$`, out)
 
+	// Fields that do not fit are no difference in the counts.
+	out, errs, code = audit("-time-unit", "s")
+	require.Equal(t, 1, code, "%s %s", out, errs)
+	require.Empty(t, out)
+	require.Regexp(t, `none of 3001 records can be understood, the first is `+name+`/\d@0: field "timestamp".*: -key, -time, -time-unit and -sum must be as they were`, errs)
+	_, errs, code = call(t, "", "-redis", server, "audit", name, "-brokers", brokers, "-topic", name)
+	require.Equal(t, 2, code)
+	require.Contains(t, errs, "the counts of "+name+" are sums: -sum must name the field")
+
 	// What was written since is not counted, and no difference. It is the lag.
 	lag := func() (sum int64) {
 		t.Helper()

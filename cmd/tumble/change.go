@@ -18,7 +18,7 @@ import (
 
 var dropCommand = command{
 	name: "drop", args: "NAME", about: "deletes all that is counted under a name",
-	help: "It is refused while a process counts under the name, and for some seconds after.\nIf it is cut off, nobody can count under the name until it has been called again.\n",
+	help: "It is refused while a process counts under the name, and for 10 seconds after.\nIf it is cut off, nobody can count under the name until it has been called again.\n",
 	define: func(fs *flag.FlagSet) func(context.Context, *tool, []string) error {
 		yes := fs.Bool("yes", false, "do not ask")
 		return func(ctx context.Context, t *tool, args []string) error {

@@ -16,7 +16,9 @@ import (
 type Destination interface {
 	// Cursor returns where to go on, "" at first.
 	Cursor(ctx context.Context) (string, error)
-	// Write writes a window's counts, ascending by key, and its cursor.
+	// Write writes a window's counts, ascending by key, and its cursor, in one step that
+	// fails if the stored cursor is not the one before: another process may have gone on.
+	// Where there is no such step, whoever gets a count twice must know it again.
 	Write(ctx context.Context, t tumble.Total, counts []tumble.Count) error
 	// Move stores a cursor alone.
 	Move(ctx context.Context, cursor string) error

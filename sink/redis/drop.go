@@ -127,7 +127,7 @@ func (s *Sink) Drop(ctx context.Context) error {
 				return fail(s.explain(ctx, err))
 			}
 			if ago := time.Duration(age) * time.Millisecond; age >= 0 && ago < quietTime {
-				return fail(fmt.Errorf("%w: a process asked %v ago", ErrCounted, ago.Round(100*time.Millisecond)))
+				return fail(fmt.Errorf("%w: a process asked %v ago, %v must have passed", ErrCounted, ago.Round(100*time.Millisecond), quietTime))
 			}
 		}
 	}

@@ -43,8 +43,9 @@ type Fields struct {
 	// dropped. RFC 3339 takes text such as "2023-10-01T12:34:56.789Z" or, with a zone,
 	// "2023-10-01t14:34:56+02:00". A leap second becomes the last nanosecond before
 	// it, because time.Time has none. So it stays in the minute and the day that it
-	// names. The other units take a number, with a fraction or an exponent or without.
-	// Defaults to RFC3339.
+	// names. Seconds, Milliseconds, Microseconds and Nanoseconds take a number since
+	// 1970, with a fraction or an exponent or without; RecordTime takes the record's
+	// own, and no field. Defaults to RFC3339.
 	Unit Unit
 
 	// N, if it is not empty, is the field of the event's N, for a pipeline with

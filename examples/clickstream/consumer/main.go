@@ -39,7 +39,7 @@ var (
 	window      = program.Flag("window", "1m", "`length` of a window, such as 1m, 1h+15m or \"day Europe/Berlin\"", tumble.ParseWindow)
 	rollups     = rollupFlag("rollup", "`window[:retention]` to count as well, such as 1h:25h or \"day Europe/Berlin:31d\", from the same read; may be repeated (default none)")
 	grace       = program.Flag("grace", "0s", "how long after its end a window waits for events that are out of order, in event `time`", program.Duration("in whole milliseconds, not negative", graceOK))
-	retention   = program.Flag("retention", "0", "for how long a window is kept after that, in event `time`, such as 36h or 7d; 0: for ever; may differ from what is stored: the newest wins", parseRetention)
+	retention   = program.Flag("retention", "0", "for how long a window is kept after that, in event `time`, such as 36h or 7d; 0: for ever; it may differ between processes: the longest that one asked for within the last minute is in force", parseRetention)
 	dropLate    = flag.Bool("drop-late", false, "do not count events of windows that are closed: then closed windows are final")
 	start       = program.Flag("start", "earliest", "where counting under a new name begins: earliest or latest `offset`", parseStart)
 	idle        = program.Flag("idle", "10s", "after what `time` without events a partition follows the clock; negative: never", program.Duration("not 0", idleOK))
