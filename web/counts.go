@@ -119,7 +119,11 @@ func (h *Handler) users(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	page, err := in.Scan(r.Context(), at, p.query.Get("cursor"), limit)
+	cursor := p.query.Get("cursor")
+	page, err := in.Scan(r.Context(), at, cursor, limit)
+	if cursor != "" && errors.Is(err, tumble.ErrNoDefinition) {
+		err = tumble.ErrCursor // where nothing is stored there was no page before
+	}
 	page, err = in.orEmpty(at, page, err)
 	return answer{{"minute", program.ShortMinute(page.Start)}, {h.words.keys, h.countsOf(page)}, {"cursor", page.Cursor}}, err
 }

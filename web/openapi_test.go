@@ -140,6 +140,8 @@ func TestAnswersAreAsDescribed(t *testing.T) {
 		{"/clicks/{user_id}", "/clicks/u?from=2023-10-01T12:34&to=2023-10-01T12:35", 200, nil},
 		{"/minutes/{minute}/top", "/minutes/2023-10-01T12:34/top", 200, nil},
 		{"/minutes/{minute}/users", "/minutes/2023-10-01T12:34/users", 200, nil},
+		{"/minutes/{minute}/users", "/minutes/2023-10-01T12:34/users", 200, nothing},
+		{"/minutes/{minute}/users", "/minutes/2023-10-01T12:34/users?cursor=x", 400, nothing},
 		{"/minutes", "/minutes?from=2023-10-01T12:34&to=2023-10-01T12:35", 200, nil},
 		{"/minutes", "/minutes?from=2023-10-01T12:34&to=2023-10-01T12:35", 200, nothing},
 		{"/minutes", "/minutes?from=2023-10-01T12:34&to=2023-10-01T12:35", 503, unreachable},
