@@ -60,7 +60,7 @@ func (h *Webhook) check() error {
 		return fmt.Errorf("Webhook.URL: %w", err)
 	}
 	if u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" {
-		return fmt.Errorf("Webhook.URL is %q, must be http://host/... or https://host/...", h.URL)
+		return fmt.Errorf("Webhook.URL is %q, must begin with http://HOST or https://HOST", h.URL)
 	}
 	return nil
 }
