@@ -10,7 +10,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -30,7 +29,6 @@ type holding struct {
 	took       time.Duration
 	cpu, redis time.Duration // in that time
 	resident   int64         // bytes of the process, at its end
-	events     int64         // in all, each of them stored
 }
 
 // steady measures what a process costs that holds many partitions with little on each:
@@ -73,45 +71,78 @@ func steady(ctx context.Context, args []string) error {
 	return nil
 }
 
+// A feed writes the records of a topic.
+type feed struct {
+	client     *kgo.Client
+	topic      string
+	partitions int
+	written    int64 // belongs to who sends
+	failed     chan error
+}
+
+// newFeed makes a topic and writes a record to each partition.
+func newFeed(ctx context.Context, broker string, partitions int) (*feed, error) {
+	topic := fmt.Sprintf("steady-%d-%d", partitions, time.Now().UnixNano())
+	client, err := kgo.NewClient(kgo.SeedBrokers(broker), kgo.DefaultProduceTopic(topic), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerLinger(20*time.Millisecond))
+	if err != nil {
+		return nil, err
+	}
+	f := &feed{client: client, topic: topic, partitions: partitions, failed: make(chan error, 1)}
+	if _, err = kadm.NewClient(client).CreateTopic(ctx, int32(partitions), 1, nil, topic); err == nil {
+		for i := range partitions {
+			f.send(ctx, i, time.Now())
+		}
+		err = f.flush(ctx)
+	}
+	if err != nil {
+		f.close(ctx)
+		return nil, err
+	}
+	return f, nil
+}
+
+func (f *feed) send(ctx context.Context, i int, at time.Time) {
+	value := fmt.Appendf(nil, `{"user_id":%q,"timestamp":%q,"page":"/"}`, userName(i), at.UTC().Format(time.RFC3339Nano))
+	f.written++
+	f.client.Produce(ctx, &kgo.Record{Value: value, Partition: int32(i % f.partitions)}, func(_ *kgo.Record, err error) {
+		if err != nil {
+			select {
+			case f.failed <- err:
+			default:
+			}
+		}
+	})
+}
+
+// flush waits until all is written, and returns what went wrong.
+func (f *feed) flush(ctx context.Context) error {
+	err := f.client.Flush(ctx)
+	select {
+	case failed := <-f.failed:
+		err = errors.Join(err, failed)
+	default:
+	}
+	return err
+}
+
+func (f *feed) close(ctx context.Context) {
+	_, _ = kadm.NewClient(f.client).DeleteTopic(context.WithoutCancel(ctx), f.topic) // it goes with the servers anyway
+	f.client.Close()
+}
+
 // hold counts a topic of n partitions in one process, and compares the counts with what
 // was written.
 func hold(ctx context.Context, up *servers, n, shards int, warm, lasts time.Duration) (*holding, error) {
 	if _, err := flush(ctx, up.db); err != nil {
 		return nil, err
 	}
-	topic := fmt.Sprintf("steady-%d-%d", n, time.Now().UnixNano())
-	client, err := kgo.NewClient(kgo.SeedBrokers(up.kafka), kgo.DefaultProduceTopic(topic), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerLinger(20*time.Millisecond))
+	fed, err := newFeed(ctx, up.kafka, n)
 	if err != nil {
 		return nil, err
 	}
-	defer client.Close()
-	admin := kadm.NewClient(client)
-	if _, err := admin.CreateTopic(ctx, int32(n), 1, nil, topic); err != nil {
-		return nil, err
-	}
-	defer func() { _, _ = admin.DeleteTopic(context.WithoutCancel(ctx), topic) }()
-	var written atomic.Int64
-	failed := make(chan error, 1)
-	send := func(i int, at time.Time) {
-		value := fmt.Appendf(nil, `{"user_id":%q,"timestamp":%q,"page":"/"}`, userName(i), at.UTC().Format(time.RFC3339Nano))
-		client.Produce(ctx, &kgo.Record{Value: value, Partition: int32(i % n)}, func(_ *kgo.Record, err error) {
-			written.Add(1)
-			if err != nil {
-				select {
-				case failed <- err:
-				default:
-				}
-			}
-		})
-	}
-	for i := range n {
-		send(i, time.Now())
-	}
-	if err := client.Flush(ctx); err != nil {
-		return nil, err
-	}
-
-	child, err := self(ctx, "contend", "-kafka", up.kafka, "-redis", up.redis, "-topic", topic, "-group", topic, "-follow", "-window", steadyWindow.String(), "-shards", strconv.Itoa(shards), "tumble")
+	defer fed.close(ctx)
+	child, err := self(ctx, "contend", "-kafka", up.kafka, "-redis", up.redis, "-topic", fed.topic, "-group", fed.topic, "-follow",
+		"-window", steadyWindow.String(), "-shards", strconv.Itoa(shards), "tumble")
 	if err != nil {
 		return nil, err
 	}
@@ -129,50 +160,50 @@ func hold(ctx context.Context, up *servers, n, shards int, warm, lasts time.Dura
 		return nil, err
 	}
 	defer closeReader()
-	if err := stored(ctx, reader, n, int64(n)); err != nil {
+	if err := stored(ctx, reader, n, fed.written); err != nil {
 		return nil, err
 	}
 	h := &holding{partitions: n, began: time.Since(start)}
 
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	s := schedule{start: time.Now(), rate: n, total: int(float64(n) * (warm + lasts).Seconds())}
 	var feeding error
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		feeding = s.run(ctx, func(i int) error { send(i, s.due(i)); return nil })
+		s := schedule{start: time.Now(), rate: n, total: int(float64(n) * (warm + lasts).Seconds())}
+		feeding = s.run(ctx, func(i int) error { fed.send(ctx, i, s.due(i)); return nil })
 	})
-	err = h.watch(ctx, up, child, warm, lasts)
-	if err != nil {
+	if err = h.watch(ctx, up, child, warm, lasts); err != nil {
 		stop()
 	}
 	wg.Wait()
 	if err = errors.Join(err, feeding); err != nil {
 		return nil, err
 	}
-	if err := client.Flush(ctx); err != nil {
+	if err := fed.flush(ctx); err != nil {
 		return nil, err
 	}
-	select {
-	case err := <-failed:
-		return nil, err
-	default:
+	return h, complete(ctx, reader, n, fed.written, start)
+}
+
+// complete waits until so many records are stored, and returns an error if the counts are
+// not as many.
+func complete(ctx context.Context, r tumble.Reader, partitions int, written int64, start time.Time) error {
+	if err := stored(ctx, r, partitions, written); err != nil {
+		return err
 	}
-	h.events = written.Load()
-	if err := stored(ctx, reader, n, h.events); err != nil {
-		return nil, err
-	}
-	totals, err := reader.Windows(ctx, start.Add(-time.Hour), time.Now().Add(time.Hour))
+	totals, err := r.Windows(ctx, start.Add(-time.Hour), time.Now().Add(time.Hour))
 	if err != nil {
-		return nil, err
+		return err
 	}
+	var counted int64
 	for _, t := range totals {
-		h.events -= t.N
+		counted += t.N
 	}
-	if h.events != 0 {
-		return nil, fmt.Errorf("the counts are %d short of what was written", h.events)
+	if counted != written {
+		return fmt.Errorf("%d records were written, and %d counted", written, counted)
 	}
-	return h, nil
+	return nil
 }
 
 // watch measures for a time.
