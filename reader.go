@@ -146,9 +146,8 @@ func ProgressOf(shards []map[string]Checkpoint) (p Progress) {
 // under which nothing is stored, Definition returns ErrNoDefinition.
 //
 // Every other method but Rollup needs the definition too, and wraps ErrNoDefinition when
-// there is none. A time that is no event time, one outside the years 1700 to
-// 2199, is an error; the bounds of Range
-// and Windows may be any.
+// there is none. A time whose window holds none of the years 1700 to 2199 is an error,
+// see [Window.Find]; the bounds of Range and Windows may be any.
 type Reader interface {
 	// Definition returns what the counts mean. Its Retention is the one in
 	// force.

@@ -148,6 +148,18 @@ func ParseWindow(s string) (Window, error) {
 	return w, nil
 }
 
+// Find is [Window.Bounds] for a Reader, which may be asked for any time. It returns an
+// error if the window that holds t holds none of the years 1700 to 2199.
+func (w Window) Find(t time.Time) (start, end time.Time, err error) {
+	const reach = int64(maxSize / time.Second) // of a window beyond these years
+	if s := t.Unix(); s >= minTime-reach && s < maxTime+reach {
+		if start, end = w.Bounds(t); end.Unix() > minTime && start.Unix() < maxTime {
+			return start, end, nil
+		}
+	}
+	return time.Time{}, time.Time{}, fmt.Errorf("no window holds %v: counted are the years 1700 to 2199", t)
+}
+
 // Bounds returns the window that holds t: start <= t < end. t must be in
 // [1700, 2200) for fixed windows.
 func (w Window) Bounds(t time.Time) (start, end time.Time) {

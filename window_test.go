@@ -405,3 +405,29 @@ func TestNests(t *testing.T) {
 		})
 	}
 }
+
+func TestFind(t *testing.T) {
+	years := Window{Size: 10 * 366 * 24 * time.Hour}
+	for at, want := range map[string]bool{ // by the first and the last day that some event has
+		"1700-01-01": true, "2199-12-31": true, "1699-12-31": true, "2200-01-01": true, "1680-01-01": false, "2220-01-01": false, "0001-01-01": false, "9999-01-01": false,
+	} {
+		day, err := time.Parse(time.DateOnly, at)
+		require.NoError(t, err)
+		start, end, err := years.Find(day)
+		require.Equal(t, want, err == nil, "%s: %v", at, err)
+		if err == nil {
+			require.False(t, day.Before(start) || !day.Before(end), at)
+			continue
+		}
+		require.ErrorContains(t, err, "counted are the years 1700 to 2199")
+	}
+	minute := Window{Size: time.Minute}
+	for _, at := range []int64{minTime - 1, maxTime, minTime - int64(maxSize/time.Second), math.MinInt64, math.MaxInt64} {
+		_, _, err := minute.Find(time.Unix(at, 0))
+		require.Error(t, err, at)
+	}
+	for _, at := range []int64{minTime, maxTime - 1} {
+		_, _, err := minute.Find(time.Unix(at, 0))
+		require.NoError(t, err, at)
+	}
+}

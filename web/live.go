@@ -302,5 +302,6 @@ func (in level) newest(ctx context.Context, p tumble.Progress) ([]tumble.Total, 
 
 const century = 100 * 365 * 24 * time.Hour
 
-// earliest is the first event time that there is.
-var earliest = time.Date(1700, 1, 1, 0, 0, 0, 0, time.UTC)
+// earliest is before the start of every window: one that holds the first event time, in
+// 1700, lasts ten years at most.
+var earliest = time.Date(1690, 1, 1, 0, 0, 0, 0, time.UTC)

@@ -16,9 +16,10 @@ import (
 	"github.com/tumblestream/tumble/internal/program"
 )
 
-// All times that a window may start at.
+// All times that a window may start at: one that holds the first event time lasts ten years
+// at most.
 var (
-	earliest = time.Date(1700, 1, 1, 0, 0, 0, 0, time.UTC)
+	earliest = time.Date(1690, 1, 1, 0, 0, 0, 0, time.UTC)
 	latest   = time.Date(2200, 1, 1, 0, 0, 0, 0, time.UTC)
 )
 

@@ -14,9 +14,8 @@ import (
 // step is how many counts are read under one hold of a shard's lock.
 const step = 4096
 
-// Top returns the n highest counts in the window that holds at, which must be
-// in [1700, 2200). It reads the whole window, with pauses in which counting
-// goes on.
+// Top returns the n highest counts in the window that holds at. It reads the whole
+// window, with pauses in which counting goes on.
 func (s *Sink) Top(_ context.Context, at time.Time, n int) (tumble.Page, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -37,10 +36,9 @@ func (s *Sink) Top(_ context.Context, at time.Time, n int) (tumble.Page, error) 
 	return p.finish(best.take(), ""), nil
 }
 
-// Scan returns up to limit of the counts in the window that holds at, which
-// must be in [1700, 2200), in the order in which their keys came. A limit below
-// 1 is taken as 1. Keys that come while a scan goes on may be on its later
-// pages. No key comes twice.
+// Scan returns up to limit of the counts in the window that holds at, in the order in
+// which their keys came. A limit below 1 is taken as 1. Keys that come while a scan
+// goes on may be on its later pages. No key comes twice.
 func (s *Sink) Scan(_ context.Context, at time.Time, cursor string, limit int) (tumble.Page, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()

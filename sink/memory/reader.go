@@ -82,18 +82,16 @@ func (s *Sink) bounds(at time.Time) (level int, start, end time.Time, err error)
 	if level, err = s.number(); err != nil {
 		return level, start, end, err
 	}
-	if y := at.UTC().Year(); y < 1700 || y >= 2200 {
-		return level, start, end, fmt.Errorf("memory: no window holds %v: counted are the years 1700 to 2199", at)
+	if start, end, err = s.levels[level].Window.Find(at); err != nil {
+		err = fmt.Errorf("memory: %w", err)
 	}
-	start, end = s.levels[level].Window.Bounds(at)
-	return level, start, end, nil
+	return level, start, end, err
 }
 
 // of returns the shard that key belongs to. s.mu is held.
 func (s *Sink) of(key string) *store { return s.stores[tumble.Hash(key)%uint64(len(s.stores))] }
 
-// Count returns the count of key in the window that holds at, which must be in
-// [1700, 2200).
+// Count returns the count of key in the window that holds at.
 func (s *Sink) Count(_ context.Context, key string, at time.Time) (tumble.Count, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()

@@ -65,8 +65,7 @@ func worst(a, b tumble.State) tumble.State {
 // mixed adds the term of a shard to those of the shards before it.
 func mixed(terms, term uint64) uint64 { return terms*0x9e3779b97f4a7c15 + term } // odd: another sum if one of them is another
 
-// Counts returns the counts of keys in the window that holds at, which must be in
-// [1700, 2200), in the order of keys.
+// Counts returns the counts of keys in the window that holds at, in the order of keys.
 func (s *Sink) Counts(ctx context.Context, at time.Time, keys ...string) ([]tumble.Count, error) {
 	s.mu.RLock()
 	_, _, _, err := s.bounds(at) // without keys nothing else would look

@@ -35,7 +35,7 @@ func (s *Sink) emptyCount(key string, at time.Time) (tumble.Count, error) {
 	if err != nil {
 		return tumble.Count{}, err
 	}
-	start, end, err := bounds(def, at)
+	start, end, err := def.Window.Find(at)
 	if err != nil {
 		return tumble.Count{}, err
 	}
@@ -51,7 +51,7 @@ func (s *Sink) emptyPage(at time.Time, cursor string) (tumble.Page, error) {
 	if err != nil {
 		return tumble.Page{}, err
 	}
-	start, end, err := bounds(def, at)
+	start, end, err := def.Window.Find(at)
 	if err != nil {
 		return tumble.Page{}, err
 	}

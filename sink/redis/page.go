@@ -23,9 +23,9 @@ const bucketsAtOnce = 64
 // firstBuckets is how many are asked for while nobody knows how many there are.
 const firstBuckets = 8
 
-// Top returns the n highest counts in the window that holds at, which must be
-// in [1700, 2200). See [tumble.Reader]. It reads the whole window, piece by
-// piece, and holds n counts and a piece of each shard.
+// Top returns the n highest counts in the window that holds at. See [tumble.Reader].
+// It reads the whole window, piece by piece, and holds n counts and a piece of each
+// shard.
 func (s *Sink) Top(ctx context.Context, at time.Time, n int) (tumble.Page, error) {
 	var page tumble.Page
 	err := s.stable(ctx, "top", func(ctx context.Context, l *layout, _ int) (bool, error) {
@@ -58,10 +58,9 @@ func (s *Sink) Top(ctx context.Context, at time.Time, n int) (tumble.Page, error
 	return page, nil
 }
 
-// Scan returns about limit of the counts in the window that holds at, which
-// must be in [1700, 2200). See [tumble.Reader]. A page consists of whole
-// buckets, of up to about a hundred counts each. While a window is written to,
-// a key may come twice.
+// Scan returns about limit of the counts in the window that holds at. See
+// [tumble.Reader]. A page consists of whole buckets, of up to about a hundred counts
+// each. While a window is written to, a key may come twice.
 func (s *Sink) Scan(ctx context.Context, at time.Time, cursor string, limit int) (tumble.Page, error) {
 	var page tumble.Page
 	err := s.stable(ctx, "scan", func(ctx context.Context, l *layout, _ int) (bool, error) {
@@ -117,7 +116,7 @@ type pageReader struct {
 }
 
 func (s *Sink) newPage(l *layout, at time.Time) (*pageReader, error) {
-	start, end, err := bounds(l.def, at)
+	start, end, err := l.def.Window.Find(at)
 	return &pageReader{
 		sink: s, layout: l, start: start, end: end, window: start.UnixMilli(),
 		said: make(map[int]finality), buckets: make(map[int]uint32),

@@ -94,12 +94,11 @@ func (s *Sink) Rollup(w tumble.Window) (tumble.Reader, error) {
 	return &Sink{core: s.core, level: &w}, nil
 }
 
-// Count returns the count of key in the window that holds at, which must be in
-// [1700, 2200). See [tumble.Reader].
+// Count returns the count of key in the window that holds at. See [tumble.Reader].
 func (s *Sink) Count(ctx context.Context, key string, at time.Time) (tumble.Count, error) {
 	var count tumble.Count
 	err := s.stable(ctx, "count", func(ctx context.Context, l *layout, try int) (bool, error) {
-		start, end, err := bounds(l.def, at)
+		start, end, err := l.def.Window.Find(at)
 		if err != nil {
 			return false, err
 		}
@@ -161,15 +160,6 @@ func (s *Sink) cachedCount(ctx context.Context, l *layout, shard int, start, end
 		ok = false // not yet
 	}
 	return n, buckets, f, ok, err
-}
-
-// bounds returns the window that holds at.
-func bounds(def tumble.Definition, at time.Time) (start, end time.Time, err error) {
-	if at.Before(minEvent) || !at.Before(maxEvent) {
-		return start, end, fmt.Errorf("no window holds %v: counted are the years 1700 to 2199", at)
-	}
-	start, end = def.Window.Bounds(at)
-	return start, end, nil
 }
 
 // stable calls read with the layout until it says that what it read is of one

@@ -161,7 +161,7 @@ func parseTotal(m rueidis.RedisMessage) (keys, n int64, err error) {
 func (s *Sink) Counts(ctx context.Context, at time.Time, keys ...string) ([]tumble.Count, error) {
 	counts := make([]tumble.Count, len(keys))
 	err := s.stable(ctx, "counts", func(ctx context.Context, l *layout, _ int) (bool, error) {
-		start, end, err := bounds(l.def, at)
+		start, end, err := l.def.Window.Find(at)
 		if err != nil {
 			return false, err
 		}

@@ -3,6 +3,7 @@ package sinktest_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -133,6 +134,13 @@ var readFaults = []*fault{
 				return tumble.Page{}, nil
 			}
 			return s.Top(context.Background(), at, n)
+		}},
+	{name: "no window begins before all times", rules: []string{"Reader/windows that begin before all times"},
+		count: func(s *memory.Sink, key string, at time.Time) (tumble.Count, error) {
+			if at.Year() < 1700 {
+				return tumble.Count{}, fmt.Errorf("no window holds %v", at)
+			}
+			return s.Count(context.Background(), key, at)
 		}},
 	{name: "only the window is known", rules: []string{"Reader/the definition", "Open/stores the definition"},
 		definition: func(_ *memory.Sink, def tumble.Definition, err error) (tumble.Definition, error) {

@@ -12,7 +12,7 @@ import (
 const (
 	docNoDefinition = "Of a name under which nothing is stored, Definition returns ErrNoDefinition."
 	docNeedsIt      = "Every other method but Rollup needs the definition too, and wraps ErrNoDefinition when there is none."
-	docTimes        = "A time that is no event time, one outside the years 1700 to 2199, is an error; the bounds of Range and Windows may be any."
+	docTimes        = "A time whose window holds none of the years 1700 to 2199 is an error, see [Window.Find]; the bounds of Range and Windows may be any."
 	docDefinition   = "Definition returns what the counts mean."
 	docCount        = "A Reader reads what a sink holds. Count returns the count of key in the window that holds at."
 	docRange        = "Range returns the counts of key, those above 0, in the windows whose start is in [from, to), ascending. A window that it leaves out held no count when it was read."
@@ -71,6 +71,26 @@ var readerRules = []Rule{
 					c.failf("%s at %v: error %v", name, at, err)
 				}
 			}
+		}
+	}),
+
+	rule("Reader/windows that begin before all times", docTimes+" "+docCount, func(c *check) {
+		begin := time.Date(1700, 1, 1, 0, 0, 0, 0, time.UTC)
+		def := tumble.Definition{Window: tumble.Window{Calendar: tumble.Week}}
+		start, _ := def.Window.Bounds(begin)
+		p := c.open(def)
+		p.register("clicks/0", first()).add(begin, tumble.Delta{Start: start, Key: "a", N: 3})
+		for _, at := range []time.Time{start, begin} {
+			c.soon(func() error {
+				got, err := p.Count(c.ctx, "a", at)
+				if err == nil && (got.N != 3 || !got.Start.Equal(start)) {
+					err = fmt.Errorf("%v is in %v, which holds %d, want 3 in %v", at, got.Start, got.N, start)
+				}
+				return err
+			})
+		}
+		if _, err := p.Count(c.ctx, "a", start.Add(-1)); err == nil {
+			c.failf("Count at %v: no error", start.Add(-1))
 		}
 	}),
 

@@ -170,6 +170,7 @@ var ofRoot = []directed{
 	{"TestAnotherProcessKeepsLonger", mutation{"another process's retention", "lane.go", "return longer(own, ln.retentions[level])", "return own", "leaves events out of windows that another process keeps"}},
 	{"TestRetentionOfAllShards", mutation{"what all shards keep", "aggregator.go", "shorter(levels[i].Retention, ln.keeps(i, own))", "longer(levels[i].Retention, ln.keeps(i, own))", "books as counted what a shard does not count"}},
 	{"TestAFloorThatRises", mutation{"the floor as it is polled", "watch.go", "\tc.agg.learn(d.lane, s.kept)\n", "", "books as counted what the shard does not count"}},
+	{"TestFind", mutation{"windows that hold an event", "window.go", "end.Unix() > minTime && start.Unix() < maxTime", "t.Unix() >= minTime && t.Unix() < maxTime", "refuses to read a window by its own start"}},
 	{"TestRetentionMayDiffer", mutation{"Retention is no part of the meaning", "window.go", "d.Grace == e.Grace && d.DropLate", "d.Grace == e.Grace && d.Retention == e.Retention && d.DropLate", "refuses to keep counts longer"}},
 	{"TestState", mutation{"final is for dropped late events", "window.go", "\tcase d.DropLate:\n\t\treturn Final\n\t}\n\treturn Closed\n", "\t}\n\treturn Final\n", "calls final what late events change"}},
 	{"TestState", mutation{"windows expire at a boundary", "watermark.go", "\tif mark.Before(at) {\n\t\tmark = next\n\t}\n", "\t_ = next\n", "books as expired what the shard would count"}},
