@@ -34,6 +34,7 @@ type setup struct {
 	ahead, growth, untilEnd bool
 	long, yields            bool // keys, and partitions to who is ahead
 	deletes                 int  // windows past retention in a call, 0 for all
+	differ                  bool // retentions of processes
 }
 
 // A kind says what the counts are compared with.
@@ -73,8 +74,8 @@ func (s step) String() string {
 }
 
 func (s setup) String() string {
-	return fmt.Sprintf("seed %d: %s, %d shards, %d processes, %v, idle %v, flush %v, at most %d pending; losses %v, crashes %v, rivals %v, ahead %v, growth %v, until end %v, long keys %v, yields %v, deletes %d",
-		s.seed, s.kind, s.shards, s.slots, s.def, s.idle, s.flush, s.maxPending, s.losses, s.crashes, s.rivals, s.ahead, s.growth, s.untilEnd, s.long, s.yields, s.deletes)
+	return fmt.Sprintf("seed %d: %s, %d shards, %d processes, %v, idle %v, flush %v, at most %d pending; losses %v, crashes %v, rivals %v, ahead %v, growth %v, until end %v, long keys %v, yields %v, deletes %d, retentions differ %v",
+		s.seed, s.kind, s.shards, s.slots, s.def, s.idle, s.flush, s.maxPending, s.losses, s.crashes, s.rivals, s.ahead, s.growth, s.untilEnd, s.long, s.yields, s.deletes, s.differ)
 }
 
 func draw(seed uint64) (setup, []step) {
@@ -115,6 +116,7 @@ func draw(seed uint64) (setup, []step) {
 	}
 	more := rand.New(rand.NewPCG(seed, 5))
 	s.long, s.yields, s.deletes = more.IntN(3) == 0, s.rivals && more.IntN(2) == 0, more.IntN(3)
+	s.differ = s.def.Retention > 0 && more.IntN(2) == 0
 	// What is lost is bounded in offsets, not in what events add up to.
 	s.def.Sum = s.kind != gaps && s.kind != cuts && seed/2%3 == 0
 	var steps []step

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -144,9 +145,17 @@ func (w *world) start(slot int, untilEnd bool) {
 		}
 		source = p.source
 	}
+	def := w.def
+	if w.differ { // processes of one place keep for longer than those of another
+		def.Retention *= time.Duration(1 + slot)
+		def.Rollups = slices.Clone(def.Rollups)
+		for i := range def.Rollups {
+			def.Rollups[i].Retention *= time.Duration(1 + slot)
+		}
+	}
 	var err error
 	p.Pipeline, err = tumble.New(tumble.Config{
-		Source: source, Sink: processSink{p}, Window: w.def.Window, Grace: w.def.Grace, Retention: w.def.Retention, DropLate: w.def.DropLate, Rollups: w.def.Rollups, Sum: w.def.Sum,
+		Source: source, Sink: processSink{p}, Window: def.Window, Grace: def.Grace, Retention: def.Retention, DropLate: def.DropLate, Rollups: def.Rollups, Sum: def.Sum,
 		Idle: w.idle, MaxAhead: maxAhead, FlushInterval: w.flush, MaxPending: w.maxPending, ShutdownTimeout: shutdownTimeout, Logger: faketest.Quiet,
 	})
 	if err != nil {
