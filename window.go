@@ -443,16 +443,13 @@ func (d Definition) String() string {
 
 // parts names what must be the Same.
 func (d Definition) parts() []string {
-	rollups := "no roll-ups"
-	for i, r := range d.Levels()[1:] {
-		if i == 0 {
-			rollups = "roll-ups"
-		}
-		rollups += " " + r.Window.String()
+	var rollups []string
+	for _, r := range d.Levels()[1:] {
+		rollups = append(rollups, "rolled up to "+r.Window.String())
 	}
 	return []string{
 		fmt.Sprintf("window %v", d.Window), fmt.Sprintf("grace %v", d.Grace), fmt.Sprintf("drop late %v", d.DropLate),
-		fmt.Sprintf("sum %v", d.Sum), fmt.Sprintf("keys up to %d bytes", d.Longest()), rollups,
+		fmt.Sprintf("sum %v", d.Sum), fmt.Sprintf("keys up to %d bytes", d.Longest()), cmp.Or(strings.Join(rollups, ", "), "no roll-ups"),
 	}
 }
 

@@ -241,9 +241,9 @@ func TestDefinitions(t *testing.T) {
 			_, err := stored.Open(t.Context(), d)
 			require.ErrorIs(t, err, tumble.ErrDefinition)
 			require.ErrorContains(t, err, wanted)
-			require.ErrorContains(t, err, def.String())
 			var both *tumble.DefinitionError
 			require.ErrorAs(t, err, &both)
+			require.Equal(t, def.String(), both.Stored.String())
 			require.Equal(t, d.String(), both.Wanted.String())
 		}
 		_, err := newSink(t, redis.Config{Client: client, Name: name, Shards: 6}).Open(t.Context(), def)
