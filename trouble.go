@@ -15,6 +15,7 @@ type troubles struct {
 	mu   sync.Mutex
 	in   map[string]bool // partitions, and whether a line has told of them
 	told bool            // a line has told of any
+	over int             // partitions whose trouble has passed since
 	line rarely.Line
 }
 
@@ -42,18 +43,20 @@ func (t *troubles) begins(id string) (others int, tell bool) {
 }
 
 // ends notes that a partition is not in trouble, and reports whether to tell the log that
-// all trouble has passed.
-func (t *troubles) ends(id string) (tell bool) {
+// all trouble has passed, and of how many others.
+func (t *troubles) ends(id string) (others int, tell bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if _, was := t.in[id]; !was {
-		return false
+		return 0, false
 	}
+	t.over++
 	if delete(t.in, id); len(t.in) > 0 {
-		return false
+		return 0, false
 	}
-	tell, t.told = t.told, false
-	return tell
+	others, tell = t.over-1, t.told
+	t.over, t.told = 0, false
+	return others, tell
 }
 
 // trouble keeps the last error of a shard, or of the partition under -1, until nil
@@ -71,8 +74,8 @@ func (c *consumer) trouble(index int, err error) {
 		why = s.Err
 	})
 	if why == nil {
-		if c.p.troubles.ends(c.id) {
-			c.p.cfg.Logger.Info("partition works again", "partition", c.id)
+		if others, tell := c.p.troubles.ends(c.id); tell {
+			c.p.cfg.Logger.Info("partition works again", "partition", c.id, "others", others)
 		}
 	} else if others, tell := c.p.troubles.begins(c.id); tell {
 		c.p.cfg.Logger.Warn("partition is in trouble, retrying", "partition", c.id, "others", others, "error", why)

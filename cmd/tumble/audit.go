@@ -28,7 +28,8 @@ var auditCommand = command{
 	name: "audit", args: "NAME", about: "counts a topic once more, in memory, and compares every count",
 	help: `It counts each partition up to where the stored counts reach, and compares all windows that
 the log can still show and that are not past retention: if the log no longer holds all that was
-counted, those that begin within an hour of where it begins now are left out. Nothing may be counted
+counted, those that begin within an hour of where it begins now, the first tenth of it or 1,000 events,
+are left out. Nothing may be counted
 under the name meanwhile: stop it, or choose a time when nothing comes. With drop late, an event that came after a silence may have been late
 by the clock, which the log does not tell. It exits with 3 if something differs, and with 1 if
 something was counted meanwhile.
@@ -63,10 +64,16 @@ something was counted meanwhile.
 				}
 				return usagef("audit: the counts of %s are numbers of events: they go without -sum", args[0])
 			}
+			if *topic == "" {
+				return usagef("audit: -topic must name the topic that was counted")
+			}
 			log := kafkadial.New(addresses, *topic)
 			defer log.Close()
 			if _, err := log.Find(ctx, false); err != nil {
 				return err
+			}
+			if !a.of(*topic) {
+				return fmt.Errorf("audit: nothing of topic %s is counted under %s: show %[2]s tells the partitions, and -topic must be theirs", *topic, args[0])
 			}
 			source, err := kafka.New(kafka.Config{
 				Brokers: log.Brokers, Transport: log.Transport, Topic: log.Name, UntilEnd: true, MaxKey: a.def.Longest(),
@@ -122,6 +129,19 @@ type difference struct {
 func newAudit(ctx context.Context, sink *redis.Sink, def tumble.Definition) (*audit, error) {
 	positions, err := sink.Positions(ctx)
 	return &audit{sink: sink, def: def, positions: positions, counted: memory.New(memory.Config{Shards: 8}), found: audited{Differences: []difference{}}}, err
+}
+
+// of tells whether a partition of the topic is counted. Where nothing is, there is nothing to differ.
+func (a *audit) of(topic string) bool {
+	ids := 0
+	for _, shard := range a.positions {
+		for id := range shard {
+			if ids++; strings.HasPrefix(id, topic+"/") {
+				return true
+			}
+		}
+	}
+	return ids == 0
 }
 
 // count counts the log by the stored definition, as a pipeline does.
@@ -193,15 +213,19 @@ type cutOff struct {
 	origin int64 // where the last of them began
 	all    int64 // all shards have counted what is before it
 	to     int64 // none has counted what is after it
-	begun  int   // events
+	begun  int   // events that told what time it was, hereOn once that is known
 	events []tumble.Event
 }
 
 func (c *cutOff) Fetch(ctx context.Context, from tumble.Position) (tumble.Chunk, error) {
 	if from.Offset >= c.to {
+		c.gone(from)
 		return tumble.Chunk{}, io.EOF
 	}
 	ch, err := c.Partition.Fetch(ctx, from)
+	if errors.Is(err, io.EOF) {
+		c.gone(from)
+	}
 	if c.begun == 0 && from.Offset <= c.origin {
 		c.begun = hereOn // all that was counted is there
 	}
@@ -211,7 +235,11 @@ func (c *cutOff) Fetch(ctx context.Context, from tumble.Position) (tumble.Chunk,
 	c.events = c.events[:0]
 	for _, ev := range ch.Events {
 		if c.begun < hereOn {
-			c.begun++
+			if c.begun == 0 {
+				c.begun = hereOn - int(min(hereOn-1, (c.to-ev.Offset)/10))
+			} else {
+				c.begun++
+			}
 			c.a.leaveOut(ev.Time.Add(time.Hour))
 		}
 		if at := c.shards[tumble.Hash(ev.Key)%uint64(len(c.shards))]; ev.Offset < at.Offset && ev.Offset >= at.Origin {
@@ -222,7 +250,26 @@ func (c *cutOff) Fetch(ctx context.Context, from tumble.Position) (tumble.Chunk,
 	return ch, err
 }
 
-// hereOn is how many events tell what time it was where a log begins.
+// gone leaves out all that the partition may have counted, if its log holds no event of
+// that any more: none is left to tell what time it was where the log begins.
+func (c *cutOff) gone(from tumble.Position) {
+	if c.begun > 0 || from.Offset <= c.origin {
+		return
+	}
+	highest := latest
+	for i, shard := range c.shards {
+		if w := shard.Watermark; i == 0 || w.After(highest) {
+			highest = w
+		}
+	}
+	if highest.IsZero() {
+		highest = latest
+	}
+	c.a.leaveOut(highest.Add(c.a.def.Grace + time.Hour))
+}
+
+// hereOn is how many events tell what time it was where a log begins: a tenth of those that
+// are left, so that a short log is compared, too, and this many at most.
 const hereOn = 1000
 
 func (a *audit) leaveOut(before time.Time) {
@@ -278,11 +325,11 @@ func (a *audit) window(ctx context.Context, stored, counted tumble.Reader, windo
 			return err
 		}
 	}
-	has, _, err := all(ctx, stored, start)
+	has, _, _, err := all(ctx, stored, start)
 	if err != nil {
 		return err
 	}
-	want, _, err := all(ctx, counted, start)
+	want, _, _, err := all(ctx, counted, start)
 	if err != nil {
 		return err
 	}

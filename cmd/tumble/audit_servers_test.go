@@ -15,6 +15,8 @@ import (
 	"github.com/redis/rueidis"
 	kafkago "github.com/segmentio/kafka-go"
 	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/tumblestream/tumble"
 	"github.com/tumblestream/tumble/sink/redis"
@@ -33,7 +35,7 @@ func TestAudit(t *testing.T) {
 	t.Cleanup(func() {
 		_, _ = kafkaClient.DeleteTopics(context.Background(), &kafkago.DeleteTopicsRequest{Topics: []string{name}})
 	})
-	writer := &kafkago.Writer{Addr: kafkago.TCP(brokers), Topic: name, BatchTimeout: 10 * time.Millisecond}
+	writer := &kafkago.Writer{Addr: kafkago.TCP(brokers), Topic: name, RequiredAcks: kafkago.RequireAll, BatchTimeout: 10 * time.Millisecond}
 	defer writer.Close()
 	noon := time.Date(2023, 10, 1, 12, 0, 0, 0, time.UTC)
 	var messages []kafkago.Message
@@ -142,4 +144,79 @@ func TestAudit(t *testing.T) {
 	_, errs, code = audit("-topic", name+"x")
 	require.Equal(t, 1, code)
 	require.Contains(t, errs, "does not exist")
+	_, errs, code = audit("-topic", "")
+	require.Equal(t, 2, code)
+	require.Contains(t, errs, "-topic")
+	created, err = kafkaClient.CreateTopics(t.Context(), &kafkago.CreateTopicsRequest{Topics: []kafkago.TopicConfig{{Topic: name + "-other", NumPartitions: 1, ReplicationFactor: 1}}})
+	require.NoError(t, err)
+	require.NoError(t, created.Errors[name+"-other"])
+	t.Cleanup(func() {
+		_, _ = kafkaClient.DeleteTopics(context.Background(), &kafkago.DeleteTopicsRequest{Topics: []string{name + "-other"}})
+	})
+	_, errs, code = audit("-topic", name+"-other")
+	require.Equal(t, 1, code)
+	require.Contains(t, errs, "nothing of topic "+name+"-other is counted under "+name)
+}
+
+// TestAuditTruncated counts a short topic and deletes its oldest records: what is left is
+// compared, but for an hour of it, and where nothing is left there is nothing to differ.
+func TestAuditTruncated(t *testing.T) {
+	brokers := os.Getenv("TUMBLE_KAFKA")
+	name := fmt.Sprintf("cut-%x", rand.Uint32())
+	kafkaClient := &kafkago.Client{Addr: kafkago.TCP(brokers)}
+	created, err := kafkaClient.CreateTopics(t.Context(), &kafkago.CreateTopicsRequest{Topics: []kafkago.TopicConfig{{Topic: name, NumPartitions: 1, ReplicationFactor: 1}}})
+	require.NoError(t, err)
+	require.NoError(t, created.Errors[name])
+	t.Cleanup(func() {
+		_, _ = kafkaClient.DeleteTopics(context.Background(), &kafkago.DeleteTopicsRequest{Topics: []string{name}})
+	})
+	writer := &kafkago.Writer{Addr: kafkago.TCP(brokers), Topic: name, RequiredAcks: kafkago.RequireAll, BatchTimeout: 10 * time.Millisecond, BatchSize: 10}
+	defer writer.Close()
+	noon := time.Date(2023, 10, 1, 12, 0, 0, 0, time.UTC)
+	var messages []kafkago.Message
+	for i := range 600 {
+		value := fmt.Sprintf(`{"user_id":"user_%d","timestamp":%q}`, i%40, noon.Add(time.Duration(i)*time.Minute).Format(time.RFC3339))
+		messages = append(messages, kafkago.Message{Value: []byte(value)})
+	}
+	require.NoError(t, writer.WriteMessages(t.Context(), messages...))
+
+	client, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{server}})
+	require.NoError(t, err)
+	t.Cleanup(client.Close)
+	sink, err := redis.New(redis.Config{Client: client, Name: name})
+	require.NoError(t, err)
+	t.Cleanup(func() { forget(t, client, name) })
+	source, err := kafka.New(kafka.Config{Brokers: []string{brokers}, Topic: name, UntilEnd: true, Decode: kafka.Fields{Key: "user_id", Time: "timestamp"}.Decode()})
+	require.NoError(t, err)
+	pipeline, err := tumble.New(tumble.Config{Source: source, Sink: sink, Window: tumble.Window{Size: time.Minute}, Idle: -1})
+	require.NoError(t, err)
+	require.NoError(t, pipeline.Run(t.Context()))
+
+	for _, cut := range []struct {
+		to   int
+		want string
+	}{
+		{0, "600 windows, 600 counts, 0 differences\n"},
+		{5, "476 windows, 476 counts, 0 differences\n"}, // without 5 that are gone, 59 that tell the time, and an hour
+		{590, "0 windows, 0 counts, 0 differences\n"},
+		{600, "0 windows, 0 counts, 0 differences\n"},
+	} {
+		truncate(t, brokers, name, int64(cut.to))
+		out, errs, code := call(t, "", "-redis", server, "audit", name, "-brokers", brokers, "-topic", name)
+		require.Zero(t, code, "cut to %d: %s %s", cut.to, out, errs)
+		require.Equal(t, cut.want, out, "cut to %d", cut.to)
+	}
+}
+
+// truncate deletes the records of partition 0 before an offset, as retention does.
+func truncate(t *testing.T, brokers, topic string, offset int64) {
+	client, err := kgo.NewClient(kgo.SeedBrokers(brokers))
+	require.NoError(t, err)
+	defer client.Close()
+	req := kmsg.NewPtrDeleteRecordsRequest()
+	req.TimeoutMillis = 10000
+	req.Topics = []kmsg.DeleteRecordsRequestTopic{{Topic: topic, Partitions: []kmsg.DeleteRecordsRequestTopicPartition{{Offset: offset}}}}
+	res, err := req.RequestWith(t.Context(), client)
+	require.NoError(t, err)
+	require.Zero(t, res.Topics[0].Partitions[0].ErrorCode)
 }

@@ -230,8 +230,45 @@ func TestShowAndCheck(t *testing.T) {
 	out, errs, code = call(t, "", "-redis", server, "check", name)
 	require.Equal(t, 3, code)
 	require.Empty(t, errs)
-	require.Regexp(t, `^1m0s 2023-10-01T12:00: .*\n2 windows, 4 counts, 1 differences\n$`, out)
+	require.Equal(t, "1m0s 2023-10-01T12:00: 2 counts that add up to 4, its total says 2 and 3\n2 windows, 4 counts, 1 differences\n", out)
 	_, errs, code = call(t, "", "-redis", server, "check", name+"x")
 	require.Equal(t, 1, code)
 	require.Contains(t, errs, "nothing is stored under this name")
+}
+
+// TestCheckOfOpenWindows deletes counts of a window that is open. Nobody counts into it,
+// so that it is told.
+func TestCheckOfOpenWindows(t *testing.T) {
+	client, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{server}})
+	require.NoError(t, err)
+	t.Cleanup(client.Close)
+	name := fmt.Sprintf("test-tumble-%016x", rand.Uint64())
+	sink, err := redis.New(redis.Config{Client: client, Name: name, Shards: 2})
+	require.NoError(t, err)
+	t.Cleanup(func() { forget(t, client, name) })
+	in := make(chan tumble.Event)
+	source, err := channel.New(channel.Config{ID: "clicks", Events: in})
+	require.NoError(t, err)
+	p, err := tumble.New(tumble.Config{Source: source, Sink: sink, Window: tumble.Window{Size: time.Hour}, Grace: time.Hour})
+	require.NoError(t, err)
+	done := make(chan error, 1)
+	go func() { done <- p.Run(context.Background()) }()
+	noon := time.Date(2023, 10, 1, 12, 0, 0, 0, time.UTC)
+	for range 3 {
+		in <- tumble.Event{Key: "ada", Time: noon}
+	}
+	close(in)
+	require.NoError(t, <-done)
+	one, err := sink.Count(t.Context(), "ada", noon)
+	require.NoError(t, err)
+	require.Equal(t, tumble.Open, one.State)
+	out, errs, code := call(t, "", "-redis", server, "check", name)
+	require.Zero(t, code, "%s %s", out, errs)
+	keys, err := client.Do(t.Context(), client.B().Keys().Pattern(name+":{*}:*:0").Build()).AsStrSlice()
+	require.NoError(t, err)
+	require.Len(t, keys, 1)
+	require.NoError(t, client.Do(t.Context(), client.B().Del().Key(keys...).Build()).Error())
+	out, errs, code = call(t, "", "-redis", server, "check", name)
+	require.Equal(t, 3, code, errs)
+	require.Equal(t, "1h0m0s 2023-10-01T12:00: 0 counts that add up to 0, its total says 1 and 3\n1 windows, 0 counts, 1 differences\n", out)
 }

@@ -170,7 +170,7 @@ func eachLevel(r tumble.Reader, def tumble.Definition, f func(level int, r tumbl
 
 var checkCommand = command{
 	name: "check", args: "NAME", about: "compares counts with the totals that are stored beside them, and roll-ups with their windows",
-	help: "Windows that are counted into meanwhile are left out. It exits with 3 if something differs.\n",
+	help: "Open windows that are counted into meanwhile are left out. It exits with 3 if something differs.\n",
 	define: func(*flag.FlagSet) func(context.Context, *tool, []string) error {
 		return func(ctx context.Context, t *tool, args []string) error {
 			sink, def, err := t.stored(ctx, args[0])
@@ -223,16 +223,20 @@ func (c *checked) level(ctx context.Context, finest, r tumble.Reader, window tum
 }
 
 func (c *checked) window(ctx context.Context, finest, r tumble.Reader, window tumble.Window, total tumble.Total) error {
-	counts, changed, err := all(ctx, r, total.Start)
+	counts, changed, stays, err := all(ctx, r, total.Start)
 	if err != nil {
 		return err
 	}
 	at := window.String() + " " + program.ShortMinute(total.Start)
 	c.Windows, c.Counts = c.Windows+1, c.Counts+len(counts)
-	if changed != nil && total.State != tumble.Open {
-		c.Differences = append(c.Differences, at+": "+program.Line(changed.Error()))
+	if changed && (stays || total.State != tumble.Open) {
+		var sum int64
+		for _, n := range counts {
+			sum += n
+		}
+		c.Differences = append(c.Differences, fmt.Sprintf("%s: %d counts that add up to %d, its total says %d and %d", at, len(counts), sum, total.Keys, total.N))
 	}
-	if changed != nil {
+	if changed {
 		return nil
 	}
 	// Those of the finest windows, if all of them are kept.
@@ -246,8 +250,8 @@ func (c *checked) window(ctx context.Context, finest, r tumble.Reader, window tu
 	}
 	sums := map[string]int64{}
 	for _, part := range parts {
-		fine, changed, err := all(ctx, finest, part.Start)
-		if err != nil || changed != nil {
+		fine, changed, _, err := all(ctx, finest, part.Start)
+		if err != nil || changed {
 			return err // told of with the finest windows
 		}
 		for key, n := range fine {
@@ -267,22 +271,24 @@ func (c *checked) window(ctx context.Context, finest, r tumble.Reader, window tu
 }
 
 // all reads a window. changed says that its counts are not what its total says, three
-// times in a row.
-func all(ctx context.Context, r tumble.Reader, at time.Time) (counts map[string]int64, changed, err error) {
+// times in a row, and stays that they were the same each time: nobody counts into it.
+func all(ctx context.Context, r tumble.Reader, at time.Time) (counts map[string]int64, changed, stays bool, err error) {
+	said := map[string]bool{}
 	for range 3 {
-		counts, changed = map[string]int64{}, nil
+		counts, changed = map[string]int64{}, false
 		for c, err := range tumble.All(ctx, r, at) {
 			if errors.Is(err, tumble.ErrChanged) {
-				changed = err
+				changed = true
+				said[err.Error()] = true
 			} else if err != nil {
-				return nil, nil, err
+				return nil, false, false, err
 			} else {
 				counts[c.Key] = c.N
 			}
 		}
-		if changed == nil {
-			break
+		if !changed {
+			return counts, false, false, nil
 		}
 	}
-	return counts, changed, nil
+	return counts, true, len(said) == 1, nil
 }

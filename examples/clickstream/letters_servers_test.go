@@ -85,6 +85,7 @@ func TestOtherNameInOneGroup(t *testing.T) {
 		stranger := f.consume(t, "-name", other, "-window", "1h")
 		require.Equal(t, 1, stranger.wait(t, patience))
 		require.Less(t, time.Since(begin), 10*time.Second)
+		require.Zero(t, stranger.books(t).Read, "it says so, too")
 		last := stranger.stderr[len(stranger.stderr)-1]
 		require.Contains(t, last, "group "+f.name)
 		require.Contains(t, last, fmt.Sprintf("%q", f.name))

@@ -131,19 +131,19 @@ func main() {
 
 // run counts, and prints the books unless it never began.
 func run(ctx context.Context) error {
-	books, err := count(ctx)
+	books, began, err := count(ctx)
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		err = nil // stopped while it started
 	}
-	if err != nil && books.Read == 0 {
+	if err != nil && !began {
 		return err
 	}
 	return errors.Join(err, program.WriteBooks(os.Stdout, books))
 }
 
-func count(ctx context.Context) (books tumble.Stats, err error) {
+func count(ctx context.Context) (books tumble.Stats, began bool, err error) {
 	if err := checkWindows(); err != nil {
-		return books, err
+		return books, false, err
 	}
 	screen := newScreen(os.Stderr)
 	log := slog.New(slog.NewTextHandler(screen, &slog.HandlerOptions{ReplaceAttr: shortTime}))
@@ -152,7 +152,7 @@ func count(ctx context.Context) (books tumble.Stats, err error) {
 	var listener net.Listener
 	if *metricsAddr != "" {
 		if listener, err = program.Listen(*metricsAddr); err != nil {
-			return books, err
+			return books, false, err
 		}
 		defer listener.Close()
 		fmt.Fprintf(screen, "consumer: metrics on %s/metrics\n", program.URL(listener, *metricsAddr))
@@ -177,27 +177,27 @@ func count(ctx context.Context) (books tumble.Stats, err error) {
 		SessionTimeout: *session,
 	})
 	if err != nil {
-		return books, program.FlagError("topic", err) // the other fields are valid
+		return books, false, program.FlagError("topic", err) // the other fields are valid
 	}
 	if _, err := topic.Find(ctx, false); err != nil {
-		return books, err
+		return books, false, err
 	}
 	if *deadLetters != "" {
 		letters := kafkadial.New(*brokers, *deadLetters)
 		defer letters.Close()
 		if rejects.letters, err = openLetters(ctx, letters, screen, log); err != nil {
-			return books, err
+			return books, false, err
 		}
 	}
 	server.DisableCache = *noCache
 	client, err := redisdial.Connect(ctx, *server)
 	if err != nil {
-		return books, err
+		return books, false, err
 	}
 	defer client.Close()
 	counts, err := redis.New(redis.Config{Client: client, Name: *name, AllowEviction: *eviction})
 	if err != nil {
-		return books, program.FlagError("name", err)
+		return books, false, program.FlagError("name", err)
 	}
 	pipeline, err := tumble.New(tumble.Config{
 		Source:        source,
@@ -214,7 +214,7 @@ func count(ctx context.Context) (books tumble.Stats, err error) {
 		Logger:        log,
 	})
 	if err != nil {
-		return books, err
+		return books, false, err
 	}
 
 	var beside sync.WaitGroup
@@ -236,7 +236,7 @@ func count(ctx context.Context) (books tumble.Stats, err error) {
 	stop()
 	beside.Wait()
 	rejects.next()
-	return pipeline.Stats(), err
+	return pipeline.Stats(), true, err
 }
 
 // shortTime shortens the time of a log line to milliseconds in UTC.
